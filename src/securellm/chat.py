@@ -1,0 +1,266 @@
+"""The neutral words in which the edges, the gateway and the upstream speak of one request. Pure.
+
+A lane turns bytes into a `Call`; the gateway turns the call into a `Permit` and the permit into an `Upstream`
+or an `Answer`; a `Relay` turns the provider's bytes into the caller's; `Outcome` and `Settlement` say how it ended.
+"""
+
+import enum
+from typing import NamedTuple, NewType, Protocol
+
+import msgspec
+
+from securellm.errors import ProviderError, SecureLLMError
+
+RequestId = NewType("RequestId", str)  # our UUIDv7, made before authentication
+KeyId = NewType("KeyId", str)  # the eight characters of a key that may be shown
+
+Headers = list[tuple[bytes, bytes]]  # names in lower case, in order, repeats allowed
+
+
+class Dialect(enum.Enum):
+    """A way of speaking on the wire: the framing of streams and the shape of bodies and errors."""
+
+    OPENAI = "openai"  # chat completions, completions, embeddings
+    ANTHROPIC = "anthropic"
+    OLLAMA = "ollama"  # providers only
+    RESPONSES = "responses"  # OpenAI Responses; its error bodies are OpenAI's
+
+
+class Endpoint(enum.Enum):
+    """A front door that asks a provider for something."""
+
+    CHAT = "chat.completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+    RESPONSES = "responses"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "messages.count_tokens"
+
+    @property
+    def dialect(self) -> Dialect:
+        """The caller's dialect at this door."""
+        return _DIALECT_OF[self]
+
+
+_DIALECT_OF = {
+    Endpoint.CHAT: Dialect.OPENAI,
+    Endpoint.COMPLETIONS: Dialect.OPENAI,
+    Endpoint.EMBEDDINGS: Dialect.OPENAI,
+    Endpoint.RESPONSES: Dialect.RESPONSES,
+    Endpoint.MESSAGES: Dialect.ANTHROPIC,
+    Endpoint.COUNT_TOKENS: Dialect.ANTHROPIC,
+}
+
+
+class BodySource(Protocol):
+    """The request's body as it arrives; whoever reads sets the bounds and deadlines."""
+
+    @property
+    def length(self) -> int | None:
+        """The announced Content-Length in bytes, None when chunked."""
+
+    async def receive(self) -> bytes:
+        """The next piece, b"" at the end. The first call answers `Expect: 100-continue`."""
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One request at a front door, body not yet read. `target` is the canonical path with its query."""
+
+    endpoint: Endpoint
+    target: str
+    headers: Headers
+    body: BodySource
+    client_ip: str
+    request_id: RequestId
+    started_s: float  # trio.current_time() when the head was complete
+
+    def header(self, name: bytes) -> str | None:
+        """The first header of that (lower-case) name, decoded as latin-1."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts in buckets that never overlap, except that reasoning is part of output.
+
+    `input_tokens` is input that was neither read from nor written to a cache, and neither audio nor image.
+    """
+
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    image_tokens: int = 0
+
+    @property
+    def prompt_tokens(self) -> int:
+        """All input, cached or not."""
+        return (
+            self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_tokens
+        )
+
+    @property
+    def completion_tokens(self) -> int:
+        """All output, reasoning and audio included."""
+        return self.output_tokens + self.audio_output_tokens
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Meter:
+    """What a relay learns about one answer while its bytes pass. Mutable; one per attempt."""
+
+    __slots__ = (
+        "context_truncated",
+        "finish_reason",
+        "native_finish",
+        "output_bytes",
+        "semantic_events",
+        "upstream_id",
+        "upstream_model",
+        "usage",
+    )
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None  # as the provider reported it, last non-null value of each field
+        self.finish_reason: str | None = None  # in OpenAI's words
+        self.native_finish: str | None = None  # in the provider's
+        self.upstream_id: str | None = None  # the id in the body, an attribute only
+        self.upstream_model: str | None = None  # the model that the provider says it used
+        self.semantic_events = 0
+        self.output_bytes = 0  # UTF-8 bytes of text, reasoning and tool arguments; what an estimate rests on
+        self.context_truncated = False  # the provider cut the prompt to its window (Ollama)
+
+
+class Relayed(NamedTuple):
+    """What one read from the provider becomes."""
+
+    data: bytes = b""  # to the caller now
+    held: bytes = b""  # to the caller once the outcome is durable: the terminal frame and whatever follows it
+    semantic: bool = False  # at least one event that is not a ping, a comment or an empty opening
+
+
+class Relay(Protocol):
+    """How the provider's answer becomes the caller's, for one attempt. No I/O, never waits."""
+
+    meter: Meter
+    terminal: bool  # the provider's own terminal event has passed
+    failure: ProviderError | None  # the provider's in-band error event has passed
+
+    def feed(self, data: bytes) -> Relayed:
+        """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid."""
+
+    def end(self) -> Relayed:
+        """The provider's stream is over. Raises UpstreamTruncated when no terminal or error event has passed."""
+
+    def fail(self, error: SecureLLMError) -> bytes:
+        """The error event that ends the caller's stream after the commit point."""
+
+    def whole(self, body: bytes) -> bytes:
+        """A complete 2xx body that is not a stream, in the caller's dialect. Raises UpstreamInvalid."""
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        """The provider's error body in the caller's dialect; unchanged in the same dialect."""
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who is calling. `key_id` is None where authentication is off."""
+
+    key_id: KeyId | None
+    user_id: str | None
+    name: str = ""
+    role: str = "user"  # admin, operator, auditor, user
+
+
+class Status(enum.Enum):
+    """How a request ended, in the audit's words."""
+
+    SUCCESS = "success"
+    FAILED = "failed"
+    RATE_LIMITED = "rate_limited"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    TRUNCATED = "truncated"
+    REJECTED = "rejected"
+    INTERRUPTED = "interrupted"
+    SHUTDOWN = "shutdown"
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """One provider asked, or passed over (`skipped` says why, and then nothing was sent)."""
+
+    number: int
+    provider: str
+    model: str
+    http_status: int | None = None
+    error_code: str | None = None
+    duration_ms: float = 0.0
+    usage: Usage | None = None
+    upstream_request_id: str | None = None
+    skipped: str | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a request ended, as the lane hands it to `settle`."""
+
+    status: Status
+    http_status: int | None = None  # what the caller was sent; None when nothing was
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """Everything that the bookkeeping learns of one request; made once, by `settle`."""
+
+    request_id: RequestId
+    client_request_id: str | None
+    endpoint: Endpoint
+    caller: Caller | None
+    client_ip: str
+    requested_model: str | None
+    provider: str | None
+    model: str | None
+    stream: bool
+    outcome: Outcome
+    attempts: tuple[Attempt, ...]
+    usage: Usage | None
+    usage_source: str | None  # reported, counted, estimated; None when nothing was used
+    finish_reason: str | None
+    first_token_ms: float | None
+    duration_ms: float
+    bytes_in: int
+    bytes_out: int
+    dropped: tuple[str, ...]
+    upstream_request_id: str | None
+    context_truncated: bool
+    config_epoch: str
+
+
+class Receipt(Protocol):
+    """The promise that a settlement will be on disk."""
+
+    async def durable(self) -> None:
+        """Return once the outcome is on disk. Raises AuditUnavailable when it cannot be (a later version)."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A complete answer in the caller's dialect: a refusal, an error or a whole body. Already settled."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    receipt: Receipt
