@@ -5,6 +5,7 @@ waits does so on an event or a named time, and ends when the peer closes, becaus
 """
 
 import gzip as gzip_module
+import itertools
 import json
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -180,7 +181,7 @@ def stream(
 def cut(data: bytes, *places: int) -> list[bytes]:
     """The data in pieces, cut before each of the byte offsets."""
     edges = [0, *sorted(places), len(data)]
-    return [data[start:stop] for start, stop in zip(edges, edges[1:], strict=False) if start < stop]
+    return [data[start:stop] for start, stop in itertools.pairwise(edges) if start < stop]
 
 
 def _gzip_pieces(pieces: Sequence[bytes]) -> list[bytes]:

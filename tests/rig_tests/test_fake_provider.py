@@ -5,11 +5,10 @@ import zlib
 
 import pytest
 import trio
+
 from rig import script
 from rig.fake_provider import open_fake_provider
 from rig.raw_client import BodyCut, fetch, open_client
-
-pytestmark = pytest.mark.trio
 
 
 async def test_records_the_exact_request():
