@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts: how an interpreter is found, an environment made from a lock file, the project installed.
 
 # supported_python COMMAND: true when it is CPython 3.11 to 3.13 and can make environments.
