@@ -1,0 +1,417 @@
+"""The table of every setting: path, kind, unit, bounds, environment variable, help. Pure.
+
+Loading, the mistakes it finds, the nearest known name and docs/configuration.md all come from these rows. Types and
+defaults are those of `tree.py`. In a path, `*` stands for a name that the operator chooses. A row with `built=False`
+is known but refused, because this version does not have the feature.
+"""
+
+import enum
+
+import msgspec
+
+from securellm.config import tree
+
+Path = tuple[str, ...]
+
+
+class Kind(enum.Enum):
+    """How a value is written and checked; the text is what the documentation says."""
+
+    BOOL = "true or false"
+    INT = "integer"
+    SECONDS = "number of seconds"
+    TEXT = "text"
+    CHOICE = "one of"
+    PATH = "path"
+    URL = "URL"
+    SECRET = "secret reference"
+    TEXTS = "list of texts"
+    SECRETS = "list of secret references"
+    ORIGINS = "list of origins"
+    NETWORKS = "list of addresses or networks"
+    HEADERS = "list of header names"
+    USD = "number of US dollars"
+    ANY = "anything"
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """One row. `env` is its environment variable, `ambient` says that an unbuilt one only warns when set there."""
+
+    path: Path
+    kind: Kind
+    help: str
+    unit: str = ""
+    env: str | None = None
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+    built: bool = True
+    only: bool | int | str | None = None  # the one value that is built, where the others are not
+    ambient: bool = False
+    default_text: str | None = None  # where the default is not a constant
+
+    @property
+    def name(self) -> str:
+        """The dotted path, with `<name>`, `<provider>/<model>` and the like in the place of `*`."""
+        return dotted(tuple(_PLACEHOLDER.get(self.path[:1], "<name>") if part == "*" else part for part in self.path))
+
+
+class BuiltIn(msgspec.Struct, frozen=True):
+    """What the configuration must know of a built-in provider; everything else is in `providers/`."""
+
+    kind: str
+    needs_key: bool
+
+
+_COMPATIBLE = "openai-compatible"
+BUILT_IN: dict[str, BuiltIn] = {
+    "openai": BuiltIn("openai", needs_key=True),
+    "anthropic": BuiltIn("anthropic", needs_key=True),
+    "deepseek": BuiltIn("deepseek", needs_key=True),
+    "ollama": BuiltIn("ollama", needs_key=False),
+    "groq": BuiltIn(_COMPATIBLE, needs_key=True),
+    "gemini": BuiltIn(_COMPATIBLE, needs_key=True),
+    "nvidia": BuiltIn(_COMPATIBLE, needs_key=True),
+    "mistral": BuiltIn(_COMPATIBLE, needs_key=True),
+    "openrouter": BuiltIn(_COMPATIBLE, needs_key=True),
+    "vllm": BuiltIn(_COMPATIBLE, needs_key=False),
+    "llamacpp": BuiltIn(_COMPATIBLE, needs_key=False),
+    "demo": BuiltIn("demo", needs_key=False),
+}
+DECLARED_KINDS = (_COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
+LOG_LEVELS = ("debug", "info", "warning", "error")
+ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses", "messages", "messages.count_tokens")
+
+_PLACEHOLDER: dict[Path, str] = {
+    ("models",): '"<provider>/<model>"',
+    ("aliases",): "<alias>",
+    ("rate_limit",): "<provider>_rpm",
+    ("budgets",): "<any>",
+    ("cache",): "<any>",
+}
+
+
+def _rows(section: str, *rows: Setting) -> tuple[Setting, ...]:
+    prefix = tuple(section.split(".")) if section else ()
+    return tuple(msgspec.structs.replace(row, path=prefix + row.path) for row in rows)
+
+
+def _row(key: str, kind: Kind, help: str, **options: object) -> Setting:
+    return Setting((key,), kind, help, **options)  # type: ignore[arg-type]  # the options are Setting's own fields
+
+
+SETTINGS: tuple[Setting, ...] = (
+    *_rows(
+        "",
+        _row(
+            "state_dir",
+            Kind.PATH,
+            "Where the key store and the pepper live.",
+            default_text="`$STATE_DIRECTORY`; as root `/var/lib/securellm`; else `$XDG_STATE_HOME/securellm`",
+        ),
+    ),
+    *_rows(
+        "server",
+        _row("host", Kind.TEXT, "Address or name to listen on.", env="SERVER_HOST"),
+        _row("port", Kind.INT, "Port to listen on; 0 takes a free one.", env="SERVER_PORT", least=0, most=65_535),
+        _row(
+            "workers",
+            Kind.INT,
+            "Processes that share the port; only 1 is built.",
+            env="SERVER_WORKERS",
+            least=1,
+            only=1,
+        ),
+        _row(
+            "request_timeout_secs",
+            Kind.SECONDS,
+            "The same setting as `timeouts.total_s`, under its older name; both and different is an error.",
+            unit="s",
+            least=0.001,
+        ),
+        _row(
+            "max_request_size_bytes",
+            Kind.INT,
+            "A longer body is refused with 413. Images in base64 set the default: Anthropic takes 32 MB.",
+            unit="bytes",
+            least=1,
+        ),
+        _row(
+            "trusted_proxies",
+            Kind.NETWORKS,
+            "Peers whose `X-Forwarded-For` is believed, for the caller's address only.",
+        ),
+        _row(
+            "max_head_bytes",
+            Kind.INT,
+            "A longer request head is refused with 431.",
+            unit="bytes",
+            least=1024,
+            most=16 * tree.MEBIBYTE_BYTES,
+        ),
+        _row("head_timeout_s", Kind.SECONDS, "A request head must be complete in this time.", unit="s", least=0.001),
+        _row(
+            "body_idle_timeout_s",
+            Kind.SECONDS,
+            "A body that brings no byte for this long is refused with 408.",
+            unit="s",
+            least=0.001,
+        ),
+        _row(
+            "body_min_rate_bytes_s",
+            Kind.INT,
+            "A body that arrives slower than this on average is refused with 408; 0 turns the check off.",
+            unit="bytes/s",
+            least=0,
+        ),
+        _row(
+            "write_stall_timeout_s",
+            Kind.SECONDS,
+            "A reader that takes no byte for this long is cut off, and the provider's connection with it.",
+            unit="s",
+            least=0.001,
+        ),
+        _row(
+            "keep_alive_timeout_s",
+            Kind.SECONDS,
+            "An idle connection is closed after this; keep it above the idle time of a load balancer in front.",
+            unit="s",
+            least=0.001,
+        ),
+        _row(
+            "max_in_flight_bytes",
+            Kind.INT,
+            "All bodies being served together; over it a request is refused with 429.",
+            unit="bytes",
+            least=1,
+        ),
+        _row("max_connections", Kind.INT, "Connections open at one time; further ones wait.", least=1),
+    ),
+    *_rows(
+        "database",
+        _row(
+            "url",
+            Kind.URL,
+            "The key store: `sqlite:<path>`; the URL forms of sqlx and SQLAlchemy are both accepted.",
+            env="DATABASE_URL",
+            default_text="`sqlite:<state_dir>/models.db`",
+        ),
+        _row("max_connections", Kind.INT, "Connections to the store.", least=1, most=1000),
+    ),
+    *_rows(
+        "redis",
+        _row("url", Kind.URL, "Redis.", env="REDIS_URL", built=False, ambient=True),
+        _row("connect_timeout_secs", Kind.SECONDS, "Time to connect to Redis.", unit="s", built=False),
+        _row("ttl_secs", Kind.SECONDS, "How long a cached answer is kept.", unit="s", built=False),
+    ),
+    *_rows(
+        "providers.*",
+        _row(
+            "enabled",
+            Kind.BOOL,
+            "Whether the provider exists for routing.",
+            env="<NAME>_ENABLED",
+            default_text="true when it has a key, or when the file has its section and it can work without one",
+        ),
+        _row(
+            "kind",
+            Kind.CHOICE,
+            "How a provider of your own speaks; the built-in ones know theirs.",
+            choices=DECLARED_KINDS,
+            default_text="the built-in one",
+        ),
+        _row("api_key", Kind.SECRET, "The provider's key.", env="<NAME>_API_KEY"),
+        _row(
+            "base_url",
+            Kind.URL,
+            "Where the provider is. An empty path gets the provider's own prefix, any other is kept.",
+            env="<NAME>_BASE_URL",
+            default_text="the built-in one",
+        ),
+        _row("timeout_secs", Kind.SECONDS, "Caps one attempt.", unit="s", least=0.001, default_text="none"),
+        _row("max_retries", Kind.INT, "Further attempts after the first, before the first byte.", least=0, most=20),
+        _row(
+            "num_ctx",
+            Kind.INT,
+            "Ollama only: the context window that is asked for.",
+            unit="tokens",
+            least=1,
+            default_text="Ollama's own",
+        ),
+        _row(
+            "rate_limit_per_minute",
+            Kind.INT,
+            "An alias of `rate_limit.<provider>_rpm`; both and different is an error.",
+            unit="1/min",
+            least=1,
+            built=False,
+        ),
+        _row("max_connections", Kind.INT, "Connections to the provider at one time; further requests wait.", least=1),
+        _row("models", Kind.TEXTS, "Ids of models that the provider owns, beside those it tells of itself."),
+        _row(
+            "endpoints",
+            Kind.TEXTS,
+            'Endpoints that the provider has beside its kind\'s own, as `["responses"]`.',
+            choices=ENDPOINTS,
+        ),
+        _row("headers_up", Kind.HEADERS, "Names of request headers that are passed on beside the usual ones."),
+    ),
+    *_rows(
+        "providers.*.circuit_breaker",
+        _row("failure_threshold", Kind.INT, "Failures in a row that open the breaker.", least=1),
+        _row("success_threshold", Kind.INT, "Successes of a half-open breaker that close it.", least=1),
+        _row("timeout_secs", Kind.SECONDS, "Time until an open breaker lets a probe through.", unit="s", least=0.001),
+    ),
+    *_rows(
+        "rate_limit",
+        _row("enabled", Kind.BOOL, "Only `false` is built; the others are then accepted without effect.", only=False),
+        _row("store", Kind.TEXT, "Where the buckets are.", built=False),
+        _row("*", Kind.INT, "`<provider>_rpm` and `<provider>_burst`.", least=1, built=False),
+    ),
+    *_rows(
+        "models.*",
+        _row("free", Kind.BOOL, "Marks the model as costing nothing."),
+        _row("context", Kind.INT, "The model's context window.", unit="tokens", least=1, default_text="unknown"),
+        _row(
+            "max_output",
+            Kind.INT,
+            "The most it may answer; sent as `max_tokens` where the provider demands one and the caller gave none.",
+            unit="tokens",
+            least=1,
+            default_text="unknown",
+        ),
+        *(
+            _row(f"{bucket}_usd_per_mtok", Kind.USD, "A price.", unit="USD per million tokens", least=0, built=False)
+            for bucket in ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning", "image")
+        ),
+    ),
+    *_rows("aliases", _row("*", Kind.TEXT, "Another name for a model: `<provider>/<model>`.")),
+    *_rows(
+        "auto",
+        _row("targets", Kind.TEXTS, "`<provider>/<model>`, in the order in which they are tried."),
+        _row(
+            "order",
+            Kind.CHOICE,
+            "`list`: the order of targets; `price` is not built.",
+            choices=("list", "price"),
+            only="list",
+        ),
+    ),
+    *_rows(
+        "timeouts",
+        _row("connect_s", Kind.SECONDS, "To the provider's accepting, TLS included.", unit="s", least=0.001),
+        _row(
+            "first_token_s", Kind.SECONDS, "To the first event of a stream that says something.", unit="s", least=0.001
+        ),
+        _row(
+            "idle_s", Kind.SECONDS, "Between two such events; pings and comments do not count.", unit="s", least=0.001
+        ),
+        _row("total_s", Kind.SECONDS, "For the whole request, every attempt included.", unit="s", least=0.001),
+    ),
+    *_rows(
+        "drain",
+        _row("term_s", Kind.SECONDS, "After SIGTERM open requests may go on for this long.", unit="s", least=0),
+        _row("interrupt_s", Kind.SECONDS, "The same after Ctrl-C.", unit="s", least=0),
+        _row(
+            "announce_s",
+            Kind.SECONDS,
+            "After SIGTERM new requests are still taken, not ready, for this.",
+            unit="s",
+            least=0,
+        ),
+    ),
+    *_rows("budgets", _row("*", Kind.ANY, "Budgets.", built=False)),
+    *_rows("cache", _row("*", Kind.ANY, "The cache of answers.", built=False)),
+    *_rows(
+        "security",
+        _row("api_keys", Kind.SECRETS, "Keys that callers may use, beside those of the store.", env="API_KEYS"),
+        _row("require_auth", Kind.BOOL, "Whether callers need a key.", env="REQUIRE_AUTH"),
+        _row("allowed_origins", Kind.ORIGINS, "Web pages that may call from a browser (CORS)."),
+        _row(
+            "pepper",
+            Kind.SECRET,
+            "What keys are hashed with.",
+            default_text="`<state_dir>/pepper`, made when missing",
+        ),
+    ),
+    *_rows(
+        "security.tls",
+        _row("cert_path", Kind.PATH, "Certificate chain in PEM; with it the gateway speaks HTTPS."),
+        _row("key_path", Kind.PATH, "The certificate's private key in PEM."),
+        _row("client_ca_path", Kind.PATH, "Who signs the certificates of callers.", built=False),
+        _row("require_client_cert", Kind.BOOL, "Only `false` is built.", only=False),
+    ),
+    *_rows("admin", _row("bind", Kind.TEXT, "Where the admin interface listens on TCP.", built=False)),
+    *_rows(
+        "audit",
+        _row("enabled", Kind.BOOL, "Only `false` is built.", only=False),
+        _row("mode", Kind.CHOICE, "Refuse or count when the disk fails.", choices=("strict", "relaxed"), built=False),
+        _row("log_path", Kind.PATH, "Where the audit files live.", env="LOG_DIR", built=False, ambient=True),
+        _row("retention_days", Kind.INT, "How long they are kept.", unit="days", least=1, built=False),
+        _row("commit_timeout_s", Kind.SECONDS, "How long a record may take to the disk.", unit="s", built=False),
+        _row("content", Kind.ANY, "Whether prompts and answers are recorded.", built=False),
+        _row("signing_key", Kind.SECRET, "What checkpoints are signed with.", built=False),
+    ),
+    *_rows(
+        "telemetry",
+        _row("metrics_enabled", Kind.BOOL, "Whether `/api/metrics` exists."),
+        _row("metrics_public", Kind.BOOL, "Whether it answers without a key."),
+        _row("tracing_enabled", Kind.BOOL, "Only `false` is built.", only=False),
+        _row("log_level", Kind.CHOICE, "The least grave lines that are logged.", env="LOG_LEVEL", choices=LOG_LEVELS),
+        _row("otlp_endpoint", Kind.URL, "Where traces are sent.", env="OTLP_ENDPOINT", built=False, ambient=True),
+    ),
+)
+
+BY_PATH: dict[Path, Setting] = {setting.path: setting for setting in SETTINGS}
+CHILDREN: dict[Path, set[str]] = {}  # the known names below each section, `*` among them
+for _setting in SETTINGS:
+    for _depth in range(len(_setting.path)):
+        CHILDREN.setdefault(_setting.path[:_depth], set()).add(_setting.path[_depth])
+
+
+def dotted(path: Path) -> str:
+    """The path as one writes it: parts that are not bare keys are quoted, unless they are placeholders."""
+    return ".".join(part if _is_bare(part) else f'"{part}"' for part in path)
+
+
+def pattern_of(path: Path) -> Path | None:
+    """The path of the row or section that a written path belongs to, None when there is none."""
+    pattern: Path = ()
+    for part in path:
+        names = CHILDREN.get(pattern)
+        if names is None or (part not in names and "*" not in names):
+            return None
+        pattern = (*pattern, part if part in names else "*")
+    return pattern
+
+
+def provider_variable(provider: str, suffix: str) -> str:
+    """The environment variable of a provider's setting: `my-box`, `API_KEY` -> `MY_BOX_API_KEY`."""
+    return f"{provider.upper().replace('-', '_')}_{suffix}"
+
+
+def default_of(setting: Setting) -> object:
+    """The default of a setting, read from the tree's structs; None where it has none."""
+    here: object = tree.Config
+    for part in setting.path:
+        if part == "*":
+            here = {"providers": tree.Provider, "models": tree.Model}.get(setting.path[0])
+            continue
+        if part in ("providers", "models"):
+            continue
+        fields = {field.name: field for field in msgspec.structs.fields(here)} if _is_struct(here) else {}
+        if part not in fields:
+            return None
+        default = fields[part].default
+        here = type(default) if isinstance(default, msgspec.Struct) else default
+    return here
+
+
+def _is_struct(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, msgspec.Struct)
+
+
+def _is_bare(part: str) -> bool:
+    if part.startswith(("<", '"')):
+        return True
+    return bool(part) and part.isascii() and part.replace("-", "").replace("_", "").isalnum()

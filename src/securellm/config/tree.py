@@ -1,0 +1,193 @@
+"""The configuration as one frozen tree of structs, named after the sections and keys of the file. Pure.
+
+Types and defaults are written here and nowhere else; what a setting means, its unit, its environment variable and its
+bounds stand in `table.py`. A tree is only made by `load.py`, which has checked it. A reload makes a new tree and swaps
+one reference; a request keeps the tree it began with.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from securellm.config.secrets import Secret
+
+MEBIBYTE_BYTES = 1024 * 1024
+
+
+class Server(msgspec.Struct, frozen=True):
+    """`[server]`: where we listen and what one connection or request may cost."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    request_timeout_secs: float = 600.0
+    max_request_size_bytes: int = 34 * MEBIBYTE_BYTES
+    trusted_proxies: tuple[str, ...] = ()
+    max_head_bytes: int = 65_536
+    head_timeout_s: float = 10.0
+    body_idle_timeout_s: float = 15.0
+    body_min_rate_bytes_s: int = 1024
+    write_stall_timeout_s: float = 30.0
+    keep_alive_timeout_s: float = 75.0
+    max_in_flight_bytes: int = 1024 * MEBIBYTE_BYTES
+    max_connections: int = 10_000
+
+
+class Database(msgspec.Struct, frozen=True):
+    """`[database]`: the store of keys. `url` is in SQLAlchemy's form, `path` the SQLite file it names."""
+
+    url: str = ""
+    max_connections: int = 10
+    path: Path = Path()
+
+
+class Redis(msgspec.Struct, frozen=True):
+    """`[redis]`: not built in this version."""
+
+    url: str | None = None
+    connect_timeout_secs: float | None = None
+    ttl_secs: float = 3600.0
+
+
+class CircuitBreaker(msgspec.Struct, frozen=True):
+    """`[providers.<name>.circuit_breaker]`: when a provider is left alone, and for how long."""
+
+    failure_threshold: int = 5
+    success_threshold: int = 2
+    timeout_secs: float = 60.0
+
+
+class Provider(msgspec.Struct, frozen=True):
+    """`[providers.<name>]`: one provider. Only an `enabled` one exists for routing; no `base_url`: the built-in one."""
+
+    enabled: bool = False
+    kind: str = "openai-compatible"
+    api_key: Secret | None = None
+    base_url: str | None = None
+    timeout_secs: float | None = None
+    max_retries: int = 3
+    num_ctx: int | None = None
+    circuit_breaker: CircuitBreaker = CircuitBreaker()
+    rate_limit_per_minute: int | None = None
+    max_connections: int = 1000
+    models: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    headers_up: tuple[str, ...] = ()
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """`[rate_limit]`: not built in this version, so never enabled."""
+
+    enabled: bool = False
+
+
+class Model(msgspec.Struct, frozen=True):
+    """`[models."<provider>/<model>"]`: what is known of a model; None where nothing is."""
+
+    free: bool = False
+    context: int | None = None
+    max_output: int | None = None
+
+
+class Auto(msgspec.Struct, frozen=True):
+    """`[auto]`: who answers the model `auto`."""
+
+    targets: tuple[str, ...] = ()
+    order: str = "list"
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """`[timeouts]`: the four timers of a request. `total_s` is also `server.request_timeout_secs`."""
+
+    connect_s: float = 5.0
+    first_token_s: float = 120.0
+    idle_s: float = 60.0
+    total_s: float = 600.0
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """`[drain]`: how long open requests may go on when the gateway is told to stop."""
+
+    term_s: float = 600.0
+    interrupt_s: float = 5.0
+    announce_s: float = 0.0
+
+
+class Budgets(msgspec.Struct, frozen=True):
+    """`[budgets]`: not built in this version."""
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """`[cache]`: not built in this version."""
+
+
+class Tls(msgspec.Struct, frozen=True):
+    """`[security.tls]`: both paths or none."""
+
+    cert_path: Path | None = None
+    key_path: Path | None = None
+    client_ca_path: Path | None = None
+    require_client_cert: bool = False
+
+
+class Security(msgspec.Struct, frozen=True):
+    """`[security]`: who may call."""
+
+    api_keys: tuple[Secret, ...] = ()
+    require_auth: bool = True
+    allowed_origins: tuple[str, ...] = ()
+    pepper: Secret | None = None
+    tls: Tls = Tls()
+
+
+class Admin(msgspec.Struct, frozen=True):
+    """`[admin]`: not built in this version."""
+
+    bind: str | None = None
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """`[audit]`: not built in this version, so never enabled."""
+
+    enabled: bool = False
+
+
+class Telemetry(msgspec.Struct, frozen=True):
+    """`[telemetry]`: what the gateway tells about itself."""
+
+    metrics_enabled: bool = True
+    metrics_public: bool = False
+    tracing_enabled: bool = False
+    log_level: str = "info"
+    otlp_endpoint: str | None = None
+
+
+class Config(msgspec.Struct, frozen=True):
+    """The whole configuration, checked. `epoch` names it; `warnings` are for the log at start."""
+
+    state_dir: Path = Path()
+    log_dir: Path = Path()
+    server: Server = Server()
+    database: Database = Database()
+    redis: Redis = Redis()
+    providers: dict[str, Provider] = msgspec.field(default_factory=dict)
+    rate_limit: RateLimit = RateLimit()
+    models: dict[str, Model] = msgspec.field(default_factory=dict)
+    aliases: dict[str, str] = msgspec.field(default_factory=dict)
+    auto: Auto = Auto()
+    timeouts: Timeouts = Timeouts()
+    drain: Drain = Drain()
+    budgets: Budgets = Budgets()
+    cache: Cache = Cache()
+    security: Security = Security()
+    admin: Admin = Admin()
+    audit: Audit = Audit()
+    telemetry: Telemetry = Telemetry()
+    epoch: str = ""  # the first 16 hex digits of the SHA-256 of the effective config, secrets left out
+    source: Path | None = None  # the file it was read from; None without one
+    warnings: tuple[str, ...] = ()
+
+    def secrets(self) -> list[Secret]:
+        """Every secret that the configuration holds, for the redaction of logs."""
+        keys = [provider.api_key for provider in self.providers.values()]
+        return [secret for secret in (*keys, *self.security.api_keys, self.security.pepper) if secret is not None]
