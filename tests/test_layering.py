@@ -1,0 +1,278 @@
+"""The shape of the source tree: who may import whom, where nurseries open, how long a module may be.
+
+Reads the sources, imports nothing of them. A rule that has to give way is changed here, with its reason.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "securellm"
+
+# Data goes one way, edge -> gateway -> upstream, and nothing imports upward: what each part may import of the others.
+BOTTOM = {"errors", "chat"}
+PURE_CORE = BOTTOM | {"wire", "_fast"}
+LAYERS: dict[str, set[str]] = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "_fast": set(),
+    "chat": {"errors"},
+    "wire": {"errors", "chat", "_fast"},
+    "config": {"__init__", "errors"},
+    "providers": BOTTOM | {"__init__", "wire", "config"},
+    "tokens": PURE_CORE,
+    "routing": BOTTOM | {"config", "providers"},
+    "accounts": BOTTOM | {"config"},
+    "limits": BOTTOM | {"config"},
+    "ids": BOTTOM,
+    "telemetry": BOTTOM | {"config"},
+    "upstream": PURE_CORE | {"__init__", "config", "providers", "permit"},
+    "ledger": BOTTOM | {"telemetry"},
+    "permit": PURE_CORE | {"ids", "config", "providers", "routing", "limits"},
+    "gateway": PURE_CORE
+    | {"ids", "config", "providers", "tokens", "routing", "accounts", "limits", "upstream", "ledger", "permit"},
+    "runtime": PURE_CORE
+    | {
+        "__init__",
+        "config",
+        "providers",
+        "routing",
+        "accounts",
+        "limits",
+        "telemetry",
+        "upstream",
+        "ledger",
+        "gateway",
+    },
+    "web": PURE_CORE | {"__init__", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
+    "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web"},
+    "cli": BOTTOM
+    | {"__init__", "wire", "config", "providers", "routing", "accounts", "telemetry", "runtime", "web", "server"},
+}
+
+# A library is known to few places, so that replacing it is a small change.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "httpx": ("upstream.httpx_client",),
+    "httpcore": ("upstream.httpx_client", "upstream.network"),
+    "hypercorn": ("server", "web"),
+    "quart": ("web",),
+    "quart_trio": ("web",),
+    "h11": ("server", "web"),
+    "sqlalchemy": ("accounts",),
+    "prometheus_client": ("telemetry",),
+    "truststore": ("upstream",),
+    "click": ("cli",),
+    "asyncio": (),  # we run on Trio
+    "anyio": (),
+    "requests": (),
+}
+
+# What waits, asks the clock, rolls dice or touches the machine.
+IMPURE = {
+    "click", "ctypes", "datetime", "hypercorn", "httpcore", "httpx", "io", "logging", "mmap", "os",
+    "prometheus_client", "quart", "quart_trio", "random", "secrets", "select", "shutil", "signal", "socket",
+    "sqlalchemy", "sqlite3", "ssl", "subprocess", "tempfile", "threading", "time", "trio", "urllib.request", "uuid",
+}  # fmt: skip
+# How a file would be touched by a module that imports only pathlib's types.
+FILE_CALLS = re.compile(
+    r"(?<![.\w])open\(|\.(open|exists|stat|is_file|is_dir|iterdir|mkdir|(read|write)_(text|bytes))\("
+)
+MUST_BE_PURE = ("chat", "wire.*", "routing", "providers.*", "limits.*", "tokens")
+# A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment
+# variable when first imported) and the frozen settings.
+PURE_ENOUGH = ("errors", "_fast", "_fast.*", "config", "config.*", "__init__")
+
+NURSERIES: set[str] = {
+    "runtime",  # the one for everything long-lived
+    "server",  # the listeners and their connections
+}
+
+LINES_AT_MOST = 600
+LINES_WITHOUT_A_REASON = 400
+
+
+class Module(NamedTuple):
+    name: str  # dotted, without the package: "wire.sse"; a package's own file is its name: "wire"
+    path: Path
+    tree: ast.Module
+    text: str
+
+    @property
+    def part(self) -> str:
+        return self.name.split(".")[0]
+
+    @property
+    def docstring(self) -> str:
+        return ast.get_docstring(self.tree) or ""
+
+
+def _modules() -> list[Module]:
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        parts = list(path.relative_to(SOURCE).with_suffix("").parts)
+        if len(parts) > 1 and parts[-1] == "__init__":
+            parts.pop()
+        text = path.read_text()
+        found.append(Module(".".join(parts), path, ast.parse(text), text))
+    return found
+
+
+MODULES = _modules()
+NAMES = {module.name for module in MODULES}
+
+
+def _imports(module: Module) -> Iterator[str]:
+    """Every imported name, absolute; `from a import b` gives `a.b` too, since b may be a module."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name}: imports are absolute"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _own_imports(module: Module) -> set[str]:
+    """The modules of this project that it imports, named as in `Module.name`."""
+    found = set()
+    for name in _imports(module):
+        if name == "securellm" or name == "securellm.__version__":
+            found.add("__init__")
+        elif name.startswith("securellm.") and name.removeprefix("securellm.") in NAMES:
+            found.add(name.removeprefix("securellm."))
+    if any(name.startswith("securellm.") for name in _imports(module)) and "securellm.__version__" not in set(
+        _imports(module)
+    ):
+        found.discard("__init__")
+    return found
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1])) for pattern in patterns)
+
+
+def test_the_tree_is_read() -> None:
+    """The other tests look at real modules: the landmarks of the tree are found."""
+    assert {"chat", "errors", "__init__"} <= NAMES
+
+
+def test_nothing_imports_upward() -> None:
+    """Each part imports only the parts that LAYERS allows it, and every part has an entry."""
+    wrong = [
+        f"{module.name} imports {name}"
+        for module in MODULES
+        for name in sorted(_own_imports(module))
+        if (part := name.split(".")[0]) != module.part and part not in LAYERS[module.part]
+    ]
+    assert wrong == []
+
+
+def test_the_layers_have_no_cycle() -> None:
+    """The table itself goes one way: no part may reach itself through what it is allowed."""
+    for part, allowed in LAYERS.items():
+        reached, todo = set[str](), set(allowed)
+        while todo:
+            reached |= todo
+            todo = set().union(*(LAYERS.get(name, set()) for name in todo)) - reached
+        assert part not in reached
+
+
+def test_libraries_stay_in_their_places() -> None:
+    """A library is imported only where LIBRARIES says, so that it can be replaced there."""
+    wrong = [
+        f"{module.name} imports {name}"
+        for module in MODULES
+        for name in sorted(set(_imports(module)))
+        if (places := LIBRARIES.get(name.split(".")[0])) is not None
+        and not any(module.name == place or module.name.startswith(place + ".") for place in places)
+    ]
+    assert wrong == []
+
+
+def test_the_pure_middle_says_so() -> None:
+    """The modules that must be functions of their arguments declare it in their docstring."""
+    silent = [
+        module.name for module in MODULES if _matches(module.name, MUST_BE_PURE) and "Pure." not in module.docstring
+    ]
+    assert silent == []
+
+
+def test_pure_modules_touch_nothing() -> None:
+    """A module that says "Pure." imports no clock, dice, environment, file, network or Trio, nor a module that may."""
+    pure = {module.name for module in MODULES if "Pure." in module.docstring}
+    wrong = []
+    for module in MODULES:
+        if module.name not in pure:
+            continue
+        for name in sorted(set(_imports(module))):
+            if name in IMPURE or name.split(".")[0] in IMPURE - {"datetime"}:
+                wrong.append(f"{module.name} imports {name}")
+        wrong += [f"{module.name} calls {found[0]}" for found in FILE_CALLS.finditer(module.text)]
+        for name in sorted(_own_imports(module)):
+            if name not in pure and not _matches(name, PURE_ENOUGH):
+                wrong.append(f"{module.name} imports {name}, which is not pure")
+    assert wrong == []
+
+
+def test_nurseries_open_in_named_places() -> None:
+    """Concurrency starts in few places, each on the list."""
+    found = {module.name for module in MODULES if "open_nursery" in module.text}
+    assert found <= NURSERIES
+
+
+def test_modules_are_short() -> None:
+    """A module ends at 600 lines."""
+    assert [module.name for module in MODULES if module.text.count("\n") > LINES_AT_MOST] == []
+
+
+def test_every_module_has_a_contract_sentence() -> None:
+    """Each module opens with a docstring whose first line is one sentence."""
+    wrong = [
+        module.name
+        for module in MODULES
+        if not (first := module.docstring.partition("\n\n")[0].rstrip()) or first[-1] not in ".:)"
+    ]
+    assert wrong == []
+
+
+def test_packages_have_an_init() -> None:
+    """Every directory with modules is a package, so that it is found when the wheel is built."""
+    missing = {path.parent for path in SOURCE.rglob("*.py") if not (path.parent / "__init__.py").exists()}
+    assert missing == set()
+
+
+def test_no_loose_ends() -> None:
+    """No unfinished work is left in the sources: no such markers, no stubs that raise."""
+    words = ["TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error"]
+    files = [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.pyx"), *(ROOT / "tests").rglob("*.py")]
+    assert [f"{path.relative_to(ROOT)}: {word}" for path in files for word in words if word in path.read_text()] == []
+
+
+def test_tests_say_what_they_pin() -> None:
+    """Every test function has a docstring."""
+    silent = [
+        f"{path.relative_to(ROOT)}: {node.name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+    assert silent == []
+
+
+def test_tests_neither_skip_nor_mock() -> None:
+    """No test is skipped, expected to fail, or runs against a mock."""
+    words = ["pytest." + "skip", "mark." + "skip", "x" + "fail", "unittest." + "mock", "monkeypatch." + "setattr"]
+    wrong = [
+        f"{path.relative_to(ROOT)}: {word}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for word in words
+        if word in path.read_text()
+    ]
+    assert wrong == []
