@@ -1,6 +1,6 @@
 """The configuration: one frozen tree, loaded and checked at start.
 
-Importing this starts nothing and imports nothing heavy: `securellm --version` and the binding of the socket wait for it.
+Importing this starts nothing and imports nothing heavy, as the binding of the socket waits for it.
 """
 
 from securellm.config.load import load_config

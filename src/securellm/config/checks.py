@@ -119,11 +119,11 @@ def _check_providers(sources: Sources) -> None:
             sources.add_mistake(path, "a provider's name is made of small letters, digits, - and _")
         elif name in ("auto", "models"):
             sources.add_mistake(path, f"the name {name} is taken")
-        elif built_in is None and kind is None:
+        elif built_in is None and not sources.was_given((*path, "kind")):
             near = nearest_name(name, table.BUILT_IN)
             message = 'unknown provider; one of your own needs kind = "openai-compatible" and base_url'
             sources.add_mistake(path, message, f"providers.{near}" if near else None)
-        elif built_in is None and (*path, "base_url") not in sources.entries:
+        elif built_in is None and not sources.was_given((*path, "base_url")):
             sources.add_mistake(path, "a provider of your own needs base_url")
         elif built_in is not None and kind is not None and kind != built_in.kind:
             sources.add_mistake((*path, "kind"), f"provider {name} is of kind {built_in.kind}; leave kind out")
@@ -155,7 +155,7 @@ def _check_models(sources: Sources) -> None:
 def _check_tls(sources: Sources) -> None:
     cert, key = ("security", "tls", "cert_path"), ("security", "tls", "key_path")
     for one, other in ((cert, key), (key, cert)):
-        if one in sources.entries and other not in sources.entries:
+        if one in sources.entries and not sources.was_given(other):
             sources.add_mistake(one, f"needs {dotted(other)} beside it")
 
 

@@ -174,8 +174,8 @@ class _Loading:
         if key is not None:
             self._put(path, key)
         built_in = table.BUILT_IN.get(name)
-        own_url = ("providers", name, "base_url") in self.sources.entries
-        if path not in self.sources.entries and built_in is not None and built_in.needs_key and not own_url:
+        own_url = self.sources.was_given(("providers", name, "base_url"))
+        if not self.sources.was_given(path) and built_in is not None and built_in.needs_key and not own_url:
             variable = table.provider_variable(name, "API_KEY")
             message = f"provider {name} is enabled without a key; set {variable}, or api_key as a reference"
             self.sources.add_mistake(("providers", name, "enabled"), message)
@@ -185,15 +185,17 @@ class _Loading:
         said = self.sources.value("providers", name, "enabled")
         if isinstance(said, bool):
             return said
+        if ("providers", name, "enabled") in self.sources.wrong:
+            return True
         if name == "demo":
             return self.source is None
-        if ("providers", name, "api_key") in self.sources.entries or name in self.found:
+        if self.sources.was_given(("providers", name, "api_key")) or name in self.found:
             return True
         if ("providers", name) not in self.sources.sections:
             return False
         built_in = table.BUILT_IN.get(name)
         works_without_key = built_in is None or not built_in.needs_key
-        return works_without_key or ("providers", name, "base_url") in self.sources.entries
+        return works_without_key or self.sources.was_given(("providers", name, "base_url"))
 
     def _owners(self, model: str) -> list[str]:
         """The enabled providers that are known, without asking anybody, to own the bare model name."""
@@ -217,9 +219,8 @@ class _Loading:
         given = self.sources.value("server", "port")
         port = given if isinstance(given, int) else Server().port
         for path, entry in list(self.sources.entries.items()):
-            if path[-1] == "base_url" and isinstance(entry.value, str):
-                if checks.is_own_listener(entry.value, str(host), port):
-                    self.sources.add_mistake(path, "is the gateway's own address; requests would go round in a circle")
+            if path[-1] == "base_url" and checks.is_own_listener(str(entry.value), str(host), port):
+                self.sources.add_mistake(path, "is the gateway's own address; requests would go round in a circle")
 
     # -- secrets -------------------------------------------------------------------------------------------------
 

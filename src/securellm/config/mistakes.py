@@ -32,7 +32,7 @@ class ConfigMistakes(ConfigError):
     def __init__(self, mistakes: Iterable[Mistake], source: str | None = None) -> None:
         # A stable sort: the file from top to bottom, then what has no line.
         self.mistakes = tuple(sorted(mistakes, key=lambda mistake: (mistake.line is None, mistake.line or 0)))
-        self.source = source
+        self.file = source
         count = len(self.mistakes)
         head = f"{count} mistake{'' if count == 1 else 's'} in the configuration"
         if source:

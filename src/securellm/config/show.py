@@ -21,6 +21,7 @@ def epoch_of(config: Config) -> str:
 def effective(config: Config) -> dict[str, object]:
     """The tree as plain values; secrets are `***`."""
     plain = msgspec.to_builtins(config, enc_hook=_plain)
+    del plain["database"]["path"]  # said by its url
     return {key: value for key, value in plain.items() if key not in _NOT_EFFECTIVE}
 
 

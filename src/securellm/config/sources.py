@@ -17,7 +17,7 @@ LLAMACPP_MODEL = "LLAMACPP_MODEL_NAME"  # kept from the Rust proxy: the one mode
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One setting as given. `place` is the path or variable to name in a mistake; `literal` marks a secret's own value."""
+    """One setting as given. `place` is what a mistake names; `literal`: as text, secrets as values themselves."""
 
     value: object
     setting: Setting
@@ -31,6 +31,7 @@ class Sources:
 
     def __init__(self) -> None:
         self.entries: dict[Path, Entry] = {}
+        self.wrong: set[Path] = set()  # given, but with a value that cannot be used
         self.sections: dict[Path, int | None] = {}  # the tables of the file, with their lines
         self.mistakes: list[Mistake] = []
         self.warnings: list[str] = []
@@ -39,6 +40,10 @@ class Sources:
         """What was given for the path, None when nothing was."""
         entry = self.entries.get(path)
         return None if entry is None else entry.value
+
+    def was_given(self, path: Path) -> bool:
+        """Whether the setting was given at all, even with a wrong value: then its absence is no mistake."""
+        return path in self.entries or path in self.wrong
 
     def add_mistake(self, path: Path, message: str, nearest: str | None = None) -> None:
         """Note a mistake at the place where the path was given."""
@@ -116,6 +121,7 @@ class Sources:
             value = read_text(setting, text)
         except WrongValue as exc:
             self.mistakes.append(Mistake(place, str(exc)))
+            self.wrong.add(path)
             return
         if not setting.built and setting.ambient:
             name = place.removeprefix("environment variable ")
@@ -133,6 +139,7 @@ class Sources:
                 checked = check(setting, value)
         except WrongValue as exc:
             self.mistakes.append(Mistake(place, str(exc), line))
+            self.wrong.add(path)
             return
         self.entries[path] = Entry(checked, setting, place, line, literal)
 

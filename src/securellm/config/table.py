@@ -2,7 +2,7 @@
 
 Loading, the mistakes it finds, the nearest known name and docs/configuration.md all come from these rows. Types and
 defaults are those of `tree.py`. In a path, `*` stands for a name that the operator chooses. A row with `built=False`
-is known but refused, because this version does not have the feature.
+is known but refused, because this version does not have the feature. Long because it is data: one row a setting.
 """
 
 import enum
@@ -79,7 +79,7 @@ BUILT_IN: dict[str, BuiltIn] = {
     "demo": BuiltIn("demo", needs_key=False),
 }
 DECLARED_KINDS = (_COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
-LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # trace and warn: the Rust proxy's words
 ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses", "messages", "messages.count_tokens")
 
 _PLACEHOLDER: dict[Path, str] = {
@@ -399,16 +399,12 @@ def default_of(setting: Setting) -> object:
             continue
         if part in ("providers", "models"):
             continue
-        fields = {field.name: field for field in msgspec.structs.fields(here)} if _is_struct(here) else {}
-        if part not in fields:
+        if not isinstance(here, type) or not issubclass(here, msgspec.Struct):
             return None
-        default = fields[part].default
+        fields = {field.name: field.default for field in msgspec.structs.fields(here)}
+        default = fields.get(part)
         here = type(default) if isinstance(default, msgspec.Struct) else default
     return here
-
-
-def _is_struct(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, msgspec.Struct)
 
 
 def _is_bare(part: str) -> bool:

@@ -21,9 +21,31 @@ _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253})|[0-9A-Fa-f:.]{2,45}(%[A-
 
 # Never passed on, whatever the operator says: credentials of the caller and headers of one connection only.
 _NEVER_UP = frozenset(
-    "authorization x-api-key cookie set-cookie host content-length transfer-encoding connection keep-alive te trailer"
-    " upgrade proxy-authorization proxy-authenticate proxy-connection forwarded x-forwarded-for x-forwarded-host"
-    " x-forwarded-proto x-real-ip x-securellm-hop accept-encoding expect".split()
+    (
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "x-api-key",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "x-securellm-hop",
+    )
 )
 
 
