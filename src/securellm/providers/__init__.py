@@ -1,0 +1,1 @@
+"""How each provider wants to be asked: pure descriptions, quirks as data."""

@@ -1,0 +1,93 @@
+"""Servers that speak OpenAI's dialect: groq, gemini, nvidia, mistral, openrouter, vllm, llamacpp, any other. Pure data.
+
+Each has chat completions and a list of models, and answers the Messages door by way of chat; what else it has is named
+here from its documentation (read 2026-11). A provider whose server has more says so with `endpoints` in its section.
+"""
+
+from securellm.chat import Dialect, Endpoint
+from securellm.providers.base import Adapter, EndpointPath, Quirks
+
+PATHS = {
+    Endpoint.CHAT: EndpointPath("/chat/completions", Dialect.OPENAI),
+    Endpoint.COMPLETIONS: EndpointPath("/completions", Dialect.OPENAI),
+    Endpoint.EMBEDDINGS: EndpointPath("/embeddings", Dialect.OPENAI),
+    Endpoint.RESPONSES: EndpointPath("/responses", Dialect.RESPONSES),
+    Endpoint.MESSAGES: EndpointPath("/messages", Dialect.ANTHROPIC),  # only when declared: the native one
+    Endpoint.COUNT_TOKENS: EndpointPath("/messages/count_tokens", Dialect.ANTHROPIC),
+}
+# Where a server that says it has an endpoint has it: OpenAI's paths, Anthropic's for the Messages family.
+
+_MODELS = EndpointPath("/models", Dialect.OPENAI)
+_PLAIN = Quirks()
+
+
+def _adapter(
+    name: str, base_url: str, *also: Endpoint, needs_key: bool = True, local: bool = False, quirks: Quirks = _PLAIN
+) -> Adapter:
+    return Adapter(
+        name=name,
+        base_url=base_url,
+        endpoints={
+            Endpoint.CHAT: PATHS[Endpoint.CHAT],
+            Endpoint.MESSAGES: PATHS[Endpoint.CHAT],
+            **{endpoint: PATHS[endpoint] for endpoint in also},
+        },
+        models=_MODELS,
+        needs_key=needs_key,
+        local=local,
+        quirks=quirks,
+    )
+
+
+ADAPTERS = (
+    # console.groq.com/docs/api-reference: chat, responses (beta), models; prefers max_completion_tokens.
+    _adapter(
+        "groq",
+        "https://api.groq.com/openai/v1",
+        Endpoint.RESPONSES,
+        quirks=Quirks(max_tokens_field="max_completion_tokens"),
+    ),
+    # ai.google.dev/gemini-api/docs/openai: chat, embeddings, models (ids come as `models/<id>`).
+    _adapter(
+        "gemini",
+        "https://generativelanguage.googleapis.com/v1beta/openai",
+        Endpoint.EMBEDDINGS,
+        quirks=Quirks(model_id_prefix="models/"),
+    ),
+    # docs.api.nvidia.com/nim: chat, completions of the models that have them, embeddings.
+    _adapter("nvidia", "https://integrate.api.nvidia.com/v1", Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS),
+    # docs.mistral.ai/api: chat, embeddings. It refuses `stream_options.include_usage` with 422 (recorded) and reports
+    # usage in the last chunk of every stream. It refuses max_completion_tokens.
+    _adapter("mistral", "https://api.mistral.ai/v1", Endpoint.EMBEDDINGS, quirks=Quirks(include_usage="always")),
+    # openrouter.ai/docs/api-reference: chat, completions, embeddings, responses (beta).
+    _adapter(
+        "openrouter",
+        "https://openrouter.ai/api/v1",
+        Endpoint.COMPLETIONS,
+        Endpoint.EMBEDDINGS,
+        Endpoint.RESPONSES,
+    ),
+    # docs.vllm.ai/en/latest/serving/openai_compatible_server: all four on one server.
+    _adapter(
+        "vllm",
+        "http://localhost:8000/v1",
+        Endpoint.COMPLETIONS,
+        Endpoint.EMBEDDINGS,
+        Endpoint.RESPONSES,
+        needs_key=False,
+        local=True,
+    ),
+    # github.com/ggml-org/llama.cpp/tree/master/tools/server: chat, completions, embeddings, responses. The port is the
+    # Rust proxy's, kept; llama-server's own default is 8080, which is ours.
+    _adapter(
+        "llamacpp",
+        "http://localhost:5001",
+        Endpoint.COMPLETIONS,
+        Endpoint.EMBEDDINGS,
+        Endpoint.RESPONSES,
+        needs_key=False,
+        local=True,
+    ),
+    # Any other: the operator gives base_url. Completions and embeddings are plain; Responses must be declared.
+    _adapter("openai-compatible", "", Endpoint.COMPLETIONS, Endpoint.EMBEDDINGS, needs_key=False),
+)

@@ -1,0 +1,24 @@
+"""OpenAI: https://api.openai.com. Pure data.
+
+Source: platform.openai.com/docs/api-reference, read 2026-11. The Messages door is answered by chat completions. There
+is no endpoint that counts the tokens of a Messages body, so count_tokens is refused.
+"""
+
+from securellm.chat import Dialect, Endpoint
+from securellm.providers.base import Adapter, EndpointPath, Quirks
+
+ADAPTER = Adapter(
+    name="openai",
+    base_url="https://api.openai.com",
+    endpoints={
+        Endpoint.CHAT: EndpointPath("/chat/completions", Dialect.OPENAI),
+        Endpoint.COMPLETIONS: EndpointPath("/completions", Dialect.OPENAI),
+        Endpoint.EMBEDDINGS: EndpointPath("/embeddings", Dialect.OPENAI),
+        Endpoint.RESPONSES: EndpointPath("/responses", Dialect.RESPONSES),
+        Endpoint.MESSAGES: EndpointPath("/chat/completions", Dialect.OPENAI),
+    },
+    models=EndpointPath("/models", Dialect.OPENAI),
+    # Reasoning models refuse `max_tokens`; every current chat model takes `max_completion_tokens`.
+    # Its SDKs send an idempotency key on every POST that they may repeat.
+    quirks=Quirks(max_tokens_field="max_completion_tokens", idempotency_key=True),
+)
