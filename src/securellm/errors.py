@@ -253,7 +253,7 @@ class UpstreamAuth(ProviderError):
 
 
 class ConnectFailed(ProviderError):
-    """No connection to the provider could be made, or it broke before an answer began."""
+    """No connection to the provider could be made; nothing was sent."""
 
     code = "connect_failed"
     retryable = True

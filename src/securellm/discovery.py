@@ -1,0 +1,69 @@
+"""Ask providers which models they have, and put what they say into the catalogue. Never a paid call."""
+
+import msgspec
+import trio
+
+from securellm.errors import SecureLLMError, TotalTimeout, UpstreamAuth, UpstreamInvalid
+from securellm.providers.base import Provider
+from securellm.providers.models import ModelCard, parse_models
+from securellm.providers.request import build_models_request
+from securellm.routing import Catalogue
+from securellm.upstream.body import read_whole
+from securellm.upstream.client import Clients
+
+SYNC_S = 10.0  # bound of one provider's list; lists are short and come in one answer
+
+
+class SyncResult(msgspec.Struct, frozen=True):
+    """What one provider said: the number of its models, or why there is none."""
+
+    provider: str
+    models: int | None
+    error: str | None = None
+
+
+class Discovery:
+    """Fetches model lists."""
+
+    def __init__(self, catalogue: Catalogue, clients: Clients, *, connect_s: float) -> None:
+        self._catalogue = catalogue
+        self._clients = clients
+        self._connect_s = connect_s
+
+    async def sync(self) -> list[SyncResult]:
+        """Ask all providers at once; the catalogue takes what each says. One that fails keeps what was known."""
+        results: dict[str, SyncResult] = {}
+
+        async def sync_one(provider: Provider) -> None:
+            results[provider.name] = await self._sync_one(provider)
+
+        async with trio.open_nursery() as nursery:
+            for provider in self._catalogue.providers.values():
+                nursery.start_soon(sync_one, provider)
+        return [results[name] for name in self._catalogue.providers]
+
+    async def _sync_one(self, provider: Provider) -> SyncResult:
+        try:
+            cards = await self._fetch_models(provider)
+        except SecureLLMError as error:
+            return SyncResult(provider.name, None, error.code)
+        if cards is None:
+            return SyncResult(provider.name, None, "no_model_list")
+        self._catalogue.discovered(provider.name, cards)
+        return SyncResult(provider.name, len(cards))
+
+    async def _fetch_models(self, provider: Provider) -> list[ModelCard] | None:
+        request = build_models_request(provider)
+        if request is None:
+            return None
+        with trio.move_on_after(SYNC_S):
+            exchange = await self._clients.client_of(provider).send(request, connect_s=self._connect_s)
+            try:
+                if exchange.status in (401, 403):
+                    raise UpstreamAuth(f"provider {provider.name} refused the gateway's own credentials")
+                if exchange.status != 200:
+                    raise UpstreamInvalid(f"provider {provider.name} answered with {exchange.status}")
+                return parse_models(provider, await read_whole(exchange))
+            finally:
+                await exchange.aclose()  # under a shield of its own, in bounded time
+        raise TotalTimeout(f"provider {provider.name} did not list its models within {SYNC_S:g} s")

@@ -1,0 +1,1 @@
+"""May they: what bounds the requests that are served at once. Pure."""

@@ -1,0 +1,128 @@
+"""A request that was let in: what it asks for, who answers it, and what has happened to it so far.
+
+A permit is made by `Gateway.admit` and ends with `Gateway.settle`. It is the only mutable thing that a request has,
+and only the task that serves the request changes it; `interrupt` may be called from outside.
+"""
+
+import trio
+
+from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
+from securellm.errors import SecureLLMError
+from securellm.limits.in_flight import Charge
+from securellm.routing import Route, Target
+from securellm.wire.body import Peeked
+
+
+class OpenAttempt:
+    """One provider being asked."""
+
+    __slots__ = ("http_status", "meter", "model", "number", "provider", "started_s", "upstream_request_id")
+
+    def __init__(self, number: int, target: Target, meter: Meter, started_s: float) -> None:
+        self.number = number
+        self.provider = target.provider.name
+        self.model = target.model
+        self.started_s = started_s
+        self.http_status: int | None = None
+        self.upstream_request_id: str | None = None
+        self.meter = meter
+
+    def closed(self, now_s: float, error_code: str | None) -> Attempt:
+        """The attempt as the audit keeps it."""
+        return Attempt(
+            number=self.number,
+            provider=self.provider,
+            model=self.model,
+            http_status=self.http_status,
+            error_code=error_code,
+            duration_ms=(now_s - self.started_s) * 1000,
+            usage=self.meter.usage,
+            upstream_request_id=self.upstream_request_id,
+        )
+
+
+class Permit:
+    """See the module. `deadline_s` is on Trio's clock and covers every attempt."""
+
+    def __init__(
+        self, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route, charge: Charge, deadline_s: float
+    ) -> None:
+        self.call = call
+        self.caller = caller
+        self.peeked = peeked
+        self.body = body
+        self.route = route
+        self.deadline_s = deadline_s
+        self.attempts: list[Attempt] = []
+        self.answered_by: Target | None = None  # the target asked last
+        self.meter: Meter | None = None  # of its answer
+        self.dropped: tuple[str, ...] = ()
+        self.bytes_out = 0
+        self.first_token_s: float | None = None
+        self.complete = False  # the provider's own terminal event, or a whole body, has been read
+        self.receipt: Receipt | None = None
+        self._charge = charge
+        self._current: OpenAttempt | None = None
+        self._scope: trio.CancelScope | None = None
+        self._interruption: SecureLLMError | None = None
+
+    @property
+    def request_id(self) -> RequestId:
+        """Our id of the request."""
+        return self.call.request_id
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The front door."""
+        return self.call.endpoint
+
+    @property
+    def settled(self) -> bool:
+        """`Gateway.settle` has been called."""
+        return self.receipt is not None
+
+    @property
+    def asked(self) -> int:
+        """How many attempts were really sent."""
+        return sum(1 for attempt in self.attempts if attempt.skipped is None) + (self._current is not None)
+
+    def open_attempt(self, target: Target, meter: Meter) -> OpenAttempt:
+        """Note that a provider is about to be asked; `meter` will say what comes back."""
+        self.answered_by = target
+        self.meter = meter
+        self._current = OpenAttempt(len(self.attempts) + 1, target, meter, trio.current_time())
+        return self._current
+
+    def close_attempt(self, error_code: str | None) -> None:
+        """Note how the open attempt ended; without one, do nothing."""
+        if self._current is not None:
+            self.attempts.append(self._current.closed(trio.current_time(), error_code))
+            self._current = None
+
+    def skip(self, target: Target, reason: str) -> None:
+        """Note that a target was passed over, and why."""
+        self.attempts.append(
+            Attempt(number=len(self.attempts) + 1, provider=target.provider.name, model=target.model, skipped=reason)
+        )
+
+    def release(self) -> None:
+        """Give back what the request holds; part of settling."""
+        self._charge.release()
+
+    @property
+    def interruption(self) -> SecureLLMError | None:
+        """Why the request must end, when somebody has said so."""
+        return self._interruption
+
+    def interrupt(self, error: SecureLLMError) -> None:
+        """End the request from outside: whatever it waits for from a provider ends with `error`."""
+        self._interruption = error
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def waiting_under(self, scope: trio.CancelScope) -> trio.CancelScope:
+        """Register the scope that `interrupt` cancels; the caller enters it at once."""
+        self._scope = scope
+        if self._interruption is not None:
+            scope.cancel()
+        return scope

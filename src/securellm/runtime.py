@@ -1,0 +1,99 @@
+"""Everything long-lived, opened in order and closed in the reverse order, around whatever serves.
+
+The runtime wraps the server and not the other way round: a long-lived task that crashes ends the process with its
+error, and the books are closed after the last connection. This is the one nursery for long-lived work.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from securellm.accounts.snapshot import Accounts
+from securellm.accounts.store import open_store
+from securellm.config import Config
+from securellm.discovery import Discovery, SyncResult
+from securellm.gateway import Gateway, GatewayStatistics
+from securellm.ledger import Ledger
+from securellm.providers import describe_providers
+from securellm.providers.base import Provider
+from securellm.routing import Catalogue
+from securellm.telemetry.metrics import Metrics
+from securellm.upstream.ask import Asker
+from securellm.upstream.client import ClientStatistics
+from securellm.upstream.clients import UpstreamClients
+from securellm.upstream.origins import Origins, OriginStatistics
+
+
+class RuntimeStatistics(msgspec.Struct, frozen=True):
+    """What the whole process holds."""
+
+    gateway: GatewayStatistics
+    clients: list[ClientStatistics]
+    origins: list[OriginStatistics]
+
+
+class Runtime:
+    """What a server needs. Made by `run`, valid inside its body."""
+
+    def __init__(
+        self,
+        config: Config,
+        gateway: Gateway,
+        accounts: Accounts,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        metrics: Metrics,
+        clients: UpstreamClients,
+        origins: Origins,
+        discovery: Discovery,
+    ) -> None:
+        self.config = config
+        self.gateway = gateway
+        self.accounts = accounts
+        self.catalogue = catalogue
+        self.ledger = ledger
+        self.metrics = metrics
+        self.origins = origins
+        self.started_s = time.monotonic()
+        self._clients = clients
+        self._discovery = discovery
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        """The enabled providers by name."""
+        return self.catalogue.providers
+
+    async def sync_models(self) -> list[SyncResult]:
+        """Ask every provider for its models, now; one result for each."""
+        return await self._discovery.sync()
+
+    def statistics(self) -> RuntimeStatistics:
+        """The figures now."""
+        return RuntimeStatistics(self.gateway.statistics(), self._clients.statistics(), self.origins.statistics())
+
+
+async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> None:
+    """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
+    providers = describe_providers(config)
+    catalogue = Catalogue(config, providers)
+    clients = UpstreamClients()
+    origins = Origins()
+    ledger = Ledger()
+    metrics = Metrics()
+    ledger.subscribe(metrics.settled)
+    async with open_store(config) as store:
+        accounts = Accounts(config, store)
+        await accounts.refresh()
+        asker = Asker(clients, origins, config.timeouts)
+        gateway = Gateway(config, accounts, catalogue, origins, asker, ledger)
+        discovery = Discovery(catalogue, clients, connect_s=config.timeouts.connect_s)
+        runtime = Runtime(config, gateway, accounts, catalogue, ledger, metrics, clients, origins, discovery)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accounts.keep_fresh)
+                await body(runtime)
+                nursery.cancel_scope.cancel()
+        finally:
+            await clients.aclose()  # under a shield of its own, in bounded time

@@ -1,0 +1,64 @@
+"""The heads of answers: what crosses from the provider, and what the gateway says of itself."""
+
+import email.utils
+
+from securellm.chat import Dialect, Endpoint, Headers, RequestId
+from securellm.permit import Permit
+from securellm.providers.request import headers_down, upstream_request_id
+
+CONTENT_TYPE_JSON = (b"content-type", b"application/json")
+CONTENT_TYPE_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
+AGAINST_BUFFERING: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
+
+request_id_of = upstream_request_id
+
+
+def id_headers(endpoint: Endpoint | None, request_id: RequestId) -> Headers:
+    """Our id of the request, under the names that the callers of that door look for."""
+    value = request_id.encode("ascii")
+    if endpoint is not None and endpoint.dialect is Dialect.ANTHROPIC:
+        return [(b"x-request-id", value), (b"request-id", value)]
+    return [(b"x-request-id", value)]
+
+
+def served_by(permit: Permit) -> Headers:
+    """Who answered, after how many attempts, and what was left out on the way."""
+    headers = id_headers(permit.endpoint, permit.request_id)
+    target = permit.answered_by
+    if target is not None:
+        headers.append((b"x-securellm-provider", target.provider.name.encode("latin-1")))
+        headers.append((b"x-securellm-model", target.model.encode("ascii", "backslashreplace")))
+    headers.append((b"x-securellm-attempts", str(permit.asked).encode("ascii")))
+    if permit.dropped:
+        headers.append((b"x-securellm-dropped", ", ".join(permit.dropped).encode("ascii", "backslashreplace")))
+    return headers
+
+
+def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, translated: bool) -> Headers:
+    """The head of a 2xx. `translated` answers get the content type of the caller's dialect, others keep theirs."""
+    headers = headers_down(provider_headers)
+    if translated or not any(name == b"content-type" for name, _ in headers):
+        headers = [(name, value) for name, value in headers if name != b"content-type"]
+        headers.append(CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON)
+    if stream:
+        headers += AGAINST_BUFFERING
+    headers += served_by(permit)
+    if permit.meter is not None and permit.meter.context_truncated:
+        headers.append((b"x-securellm-context-truncated", b"true"))
+    return headers
+
+
+def retry_after_s(provider_headers: Headers, *, now_s: float) -> float | None:
+    """The provider's Retry-After in seconds from `now_s` (Unix time); None when absent or unreadable (RFC 9110, 10.2.3)."""
+    for name, value in provider_headers:
+        if name == b"retry-after":
+            text = value.decode("latin-1").strip()
+            try:
+                return max(0.0, float(text))
+            except ValueError:
+                pass
+            try:
+                return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now_s)
+            except ValueError:
+                return None
+    return None

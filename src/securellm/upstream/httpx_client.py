@@ -1,0 +1,169 @@
+"""The reference client: httpx over Trio, HTTP/1.1 only, one pool per provider origin.
+
+httpx is used for what it does well (HTTP/1.1, TLS, pooling) and kept from what harms here:
+
+- its pool never queues: a request cancelled while it waits for a slot leaves the slot taken for ever (httpcore issue
+  1093), so `max_connections` is None and a CapacityLimiter of ours is the queue;
+- HTTP/2 is off, because cancelling a request there sends no reset and the provider goes on generating (httpcore
+  issue 943); over HTTP/1.1 cancelling is closing;
+- closing runs under a shield with a deadline: under a plain cancel httpcore gives up at its own lock, before the
+  socket is closed;
+- no redirects, no environment proxies, no default headers, no timeouts of its own; names are resolved by
+  `network.py`, which judges each address.
+
+This is the only module that imports httpx for the relay; `network.py` is the only one that imports httpcore.
+"""
+
+import functools
+import ssl
+from collections.abc import AsyncIterator
+
+import httpcore
+import httpx
+import trio
+import truststore
+
+from securellm.chat import Headers
+from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamInvalid, UpstreamTruncated
+from securellm.providers.base import Provider, UpstreamRequest
+from securellm.upstream.client import ClientStatistics, Exchange, StaleConnection
+from securellm.upstream.network import DestinationNotAllowed, GuardedBackend, fresh_connections
+
+KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
+MAX_KEPT_CONNECTIONS = 100
+CLOSE_S = 2.0  # bound of a close; TCP needs none, TLS might wait for the peer
+
+
+class HttpxClient:
+    """Asks one provider's origin."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._origin = provider.origin
+        self._limiter = trio.CapacityLimiter(provider.max_connections)
+        self._backend = GuardedBackend(declared_host=provider.declared_host)
+        self._transport = httpx.AsyncHTTPTransport(
+            verify=_shared_tls(),
+            http1=True,
+            http2=False,
+            trust_env=False,
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=MAX_KEPT_CONNECTIONS, keepalive_expiry=KEEP_ALIVE_S
+            ),
+        )
+        # httpx has no parameter for the network backend of its pool; tests/upstream pins that this one is in use.
+        self._pool: httpcore.AsyncConnectionPool = self._transport._pool  # type: ignore[assignment]  # no parameter for it
+        self._pool._network_backend = self._backend
+
+    async def send(self, request: UpstreamRequest, *, connect_s: float) -> Exchange:
+        """As the contract says."""
+        slot = object()
+        await self._limiter.acquire_on_behalf_of(slot)
+        try:
+            response = await self._send(request, connect_s)
+        except BaseException:
+            self._limiter.release_on_behalf_of(slot)
+            raise
+        return HttpxExchange(response, self._limiter, slot)
+
+    async def _send(self, request: UpstreamRequest, connect_s: float) -> httpx.Response:
+        outgoing = httpx.Request(
+            request.method,
+            request.url,
+            headers=request.headers,
+            content=request.body,
+            extensions={"timeout": {"connect": connect_s, "read": None, "write": None, "pool": None}},
+        )
+        made: list[str] = []
+        fresh_connections.set(made)
+        try:
+            return await self._transport.handle_async_request(outgoing)
+        except httpx.ConnectTimeout as exc:
+            raise ConnectTimeout(f"no connection to {self._origin} within {connect_s:g} s") from exc
+        except httpx.ConnectError as exc:
+            raise ConnectFailed(f"cannot connect to {self._origin}") from exc
+        except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as exc:
+            if not made and _nothing_came_back(exc):
+                raise StaleConnection(f"{self._origin} had closed a kept connection") from exc
+            if isinstance(exc, httpx.RemoteProtocolError) and not _nothing_came_back(exc):
+                raise UpstreamInvalid(f"{self._origin} does not speak HTTP/1.1") from exc
+            raise UpstreamTruncated(f"{self._origin} closed the connection before it answered") from exc
+        except DestinationNotAllowed as exc:
+            raise DestinationRefused(f"{self._origin}: {exc}") from exc
+        except httpx.LocalProtocolError as exc:
+            raise UpstreamInvalid(f"the request to {self._origin} cannot be put on the wire") from exc
+
+    async def aclose(self) -> None:
+        """Close every kept connection."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await self._transport.aclose()
+
+    def statistics(self) -> ClientStatistics:
+        """The figures now."""
+        held = self._limiter.statistics()
+        return ClientStatistics(
+            origin=self._origin,
+            in_use=held.borrowed_tokens,
+            waiting=held.tasks_waiting,
+            connections=len(self._pool.connections),
+            max_connections=int(held.total_tokens),
+        )
+
+    def __repr__(self) -> str:
+        held = self.statistics()
+        return f"<HttpxClient {held.origin} in_use={held.in_use} waiting={held.waiting}>"
+
+
+class HttpxExchange:
+    """One answer that is being read."""
+
+    def __init__(self, response: httpx.Response, limiter: trio.CapacityLimiter, slot: object) -> None:
+        self._response = response
+        self._limiter = limiter
+        self._slot: object | None = slot
+        self._chunks: AsyncIterator[bytes] | None = None
+        self.status = response.status_code
+        self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
+
+    async def receive(self) -> bytes:
+        """As the contract says."""
+        if self._chunks is None:
+            encoded = self._response.headers.get("content-encoding", "identity") != "identity"
+            self._chunks = self._response.aiter_bytes() if encoded else self._response.aiter_raw()
+        try:
+            while True:
+                data = await anext(self._chunks)
+                if data:
+                    return data
+        except StopAsyncIteration:
+            return b""
+        except (httpx.ReadError, httpx.RemoteProtocolError) as exc:
+            raise UpstreamTruncated("the provider's connection broke before its answer was complete") from exc
+        except httpx.DecodingError as exc:
+            raise UpstreamInvalid("the provider's answer does not match its content-encoding") from exc
+
+    async def aclose(self) -> None:
+        """As the contract says."""
+        if self._slot is None:
+            return
+        slot, self._slot = self._slot, None
+        try:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                if self._chunks is not None:
+                    await self._chunks.aclose()  # type: ignore[attr-defined]  # httpx returns async generators
+                await self._response.aclose()
+        finally:
+            self._limiter.release_on_behalf_of(slot)
+
+
+@functools.cache
+def _shared_tls() -> ssl.SSLContext:
+    # The system's certificate store, as every other program of the machine uses it. One context for all providers:
+    # building one takes milliseconds.
+    tls = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    tls.set_alpn_protocols(["http/1.1"])
+    return tls
+
+
+def _nothing_came_back(exc: httpx.TransportError) -> bool:
+    # h11's words for an end of file in place of a head; a reset is a ReadError or WriteError.
+    return not isinstance(exc, httpx.RemoteProtocolError) or "without sending a response" in str(exc)

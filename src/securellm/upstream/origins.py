@@ -1,0 +1,112 @@
+"""What is known of each provider's origin: its breaker, its retry bucket and how it answered last."""
+
+import msgspec
+import trio
+
+from securellm.providers.base import Provider
+from securellm.upstream.breaker import Allowed, Breaker, BreakerState, Refused
+from securellm.upstream.retry import RetryBudget
+
+
+class OriginStatistics(msgspec.Struct, frozen=True):
+    """For health and metrics. `latency_ms` is that of the last answer's head."""
+
+    name: str
+    state: BreakerState
+    latency_ms: float | None
+    last_error: str | None
+    failures: int
+    retries_withheld: int
+
+
+class Leave:
+    """Leave to ask an origin once. Say how it went by one of the three methods; later calls change nothing."""
+
+    __slots__ = ("_allowed", "_origin", "_said", "_started_s")
+
+    def __init__(self, origin: "Origin", allowed: Allowed) -> None:
+        self._origin = origin
+        self._allowed = allowed
+        self._said = False
+        self._started_s = trio.current_time()
+
+    def succeeded(self) -> None:
+        """The origin answered."""
+        if not self._said:
+            self._said = True
+            self._origin.breaker.succeeded(self._allowed)
+            self._origin.retries.succeeded()
+
+    def failed(self, error_code: str) -> None:
+        """The origin failed."""
+        if not self._said:
+            self._said = True
+            self._origin.breaker.failed(self._allowed, trio.current_time(), error_code)
+
+    def abandoned(self) -> None:
+        """Nothing was learnt."""
+        if not self._said:
+            self._said = True
+            self._origin.breaker.abandoned(self._allowed)
+
+    def answered(self) -> None:
+        """The head of an answer is there; its latency is noted."""
+        self._origin.latency_ms = (trio.current_time() - self._started_s) * 1000
+
+
+class Origin:
+    """One provider's."""
+
+    def __init__(self, provider: Provider) -> None:
+        settings = provider.breaker
+        self.name = provider.name
+        self.latency_ms: float | None = None
+        self.retries = RetryBudget()
+        self.breaker = Breaker(
+            failure_threshold=settings.failure_threshold,
+            success_threshold=settings.success_threshold,
+            timeout_s=settings.timeout_s,
+        )
+
+    def ask_leave(self) -> Leave | Refused:
+        """Leave to ask it once now."""
+        allowed = self.breaker.ask_leave(trio.current_time())
+        return allowed if isinstance(allowed, Refused) else Leave(self, allowed)
+
+    def cut_short(self, error_code: str) -> None:
+        """An answer that had begun well was not finished."""
+        self.breaker.failed(Allowed(probe=False), trio.current_time(), error_code)
+
+    def statistics(self) -> OriginStatistics:
+        """The figures now."""
+        breaker = self.breaker.statistics()
+        return OriginStatistics(
+            name=self.name,
+            state=breaker.state,
+            latency_ms=self.latency_ms,
+            last_error=breaker.last_error,
+            failures=breaker.failures,
+            retries_withheld=self.retries.statistics().withheld,
+        )
+
+
+class Origins:
+    """All of them, made when first spoken of."""
+
+    def __init__(self) -> None:
+        self._origins: dict[str, Origin] = {}
+
+    def of(self, provider: Provider) -> Origin:
+        """The one of that provider."""
+        origin = self._origins.get(provider.name)
+        if origin is None:
+            origin = self._origins[provider.name] = Origin(provider)
+        return origin
+
+    def healthy(self, provider: Provider) -> bool:
+        """A request would be let through now."""
+        return self.of(provider).breaker.would_allow(trio.current_time())
+
+    def statistics(self) -> list[OriginStatistics]:
+        """One entry for each provider spoken of."""
+        return [origin.statistics() for origin in self._origins.values()]

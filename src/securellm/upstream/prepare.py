@@ -1,0 +1,86 @@
+"""Make one target's request of the caller's: splice in the same dialect, translate across. Waits for nothing."""
+
+import time
+
+from securellm.chat import Dialect, Endpoint, Relay
+from securellm.permit import Permit
+from securellm.providers.base import UpstreamRequest
+from securellm.providers.request import build_request, dropped_headers
+from securellm.routing import Target
+from securellm.wire.body import splice
+from securellm.wire.relay import open_relay
+from securellm.wire.translate import translate_request
+
+STREAMS_WITH_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # the doors that know stream_options
+
+
+class Prepared:
+    """What is sent to one target, and the relay for what comes back."""
+
+    __slots__ = ("_body", "_permit", "_target", "dialect", "relay", "stream", "translated")
+
+    def __init__(self, permit: Permit, target: Target, body: bytes, dialect: Dialect, relay: Relay) -> None:
+        self.dialect = dialect  # the provider's
+        self.relay = relay
+        self.stream = permit.peeked.stream
+        self.translated = dialect is not permit.endpoint.dialect
+        self._permit = permit
+        self._target = target
+        self._body = body
+
+    def request(self, attempt: int) -> UpstreamRequest:
+        """The request of attempt number `attempt`."""
+        permit = self._permit
+        return build_request(
+            self._target.provider,
+            permit.endpoint,
+            permit.call.headers,
+            self._body,
+            request_id=permit.request_id,
+            attempt=attempt,
+        )
+
+
+def prepare(permit: Permit, target: Target) -> Prepared:
+    """Raises CallerError when the target's dialect cannot express the request.
+
+    `permit.dropped` is set to what this target's dialect has no word for.
+    """
+    endpoint, peeked, provider = permit.endpoint, permit.peeked, target.provider
+    dialect = provider.endpoints[endpoint].dialect
+    dropped = dropped_headers(permit.call.headers, dialect)
+    inject = (
+        peeked.stream
+        and endpoint in STREAMS_WITH_OPTIONS
+        and provider.quirks.include_usage == "inject"
+        and peeked.include_usage is not True
+    )
+    if dialect is endpoint.dialect:
+        model = target.model if target.model != peeked.model else None
+        body = splice(permit.body, peeked, model=model, include_usage=inject)
+    else:
+        translated = translate_request(
+            endpoint,
+            dialect,
+            permit.body,
+            model=target.model,
+            max_output_tokens=target.max_output_tokens,
+            num_ctx=provider.num_ctx,
+            capabilities=provider.quirks.capabilities,
+        )
+        body = translated.body
+        dropped += translated.dropped
+        inject = False
+    permit.dropped = dropped
+    relay = open_relay(
+        endpoint,
+        dialect,
+        stream=peeked.stream,
+        show_usage=peeked.include_usage is True,
+        injected_usage=inject,
+        request_id=permit.request_id,
+        model=f"{provider.name}/{target.model}",
+        created_s=int(time.time()),
+        num_ctx=provider.num_ctx,
+    )
+    return Prepared(permit, target, body, dialect, relay)

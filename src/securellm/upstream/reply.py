@@ -1,0 +1,51 @@
+"""A complete answer to a request that was let in, in the caller's dialect: a whole body, or an error."""
+
+import msgspec
+
+from securellm.chat import Headers, Outcome, Status
+from securellm.errors import CallerError, ProviderAnswered, SecureLLMError
+from securellm.permit import Permit
+from securellm.providers.request import headers_down
+from securellm.upstream.client import Exchange
+from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, served_by
+from securellm.upstream.prepare import Prepared
+from securellm.upstream.stream import status_of
+from securellm.wire.envelope import encode_error, error_headers
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What the caller is sent, and how the request ended."""
+
+    status: int
+    headers: Headers
+    body: bytes
+    outcome: Outcome
+
+
+def whole_reply(permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
+    """A provider's whole answer."""
+    headers = answer_headers(permit, exchange.headers, stream=False, translated=prepared.translated)
+    return Reply(exchange.status, headers, body, Outcome(Status.SUCCESS, exchange.status))
+
+
+def refusal_reply(
+    permit: Permit, error: ProviderAnswered, prepared: Prepared, body: bytes, provider_headers: Headers
+) -> Reply:
+    """A provider's own error: its status, and its body, unchanged in the same dialect and translated otherwise."""
+    headers = headers_down(provider_headers)
+    if prepared.translated or not any(name == b"content-type" for name, _ in headers):
+        headers = [(name, value) for name, value in headers if name != b"content-type"] + [CONTENT_TYPE_JSON]
+    headers += [*served_by(permit), (b"x-securellm-error-source", b"upstream")]
+    return Reply(error.status, headers, prepared.relay.refused(error.status, body), _outcome(error))
+
+
+def error_reply(permit: Permit, error: SecureLLMError) -> Reply:
+    """An error of ours."""
+    body = encode_error(permit.endpoint.dialect, error, permit.request_id)
+    headers = [CONTENT_TYPE_JSON, *error_headers(error), *served_by(permit)]
+    return Reply(error.status, headers, body, _outcome(error))
+
+
+def _outcome(error: SecureLLMError) -> Outcome:
+    status = Status.REJECTED if isinstance(error, CallerError) and error.status != 429 else status_of(error)
+    return Outcome(status, error.status, error.code, error.message)

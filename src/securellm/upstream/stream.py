@@ -1,0 +1,143 @@
+"""An answer that is being relayed: pull what the provider sends, under the idle timer and the deadline for the whole.
+
+A stream ends in exactly one of two ways: with the provider's own terminal or error event, or with an error event of
+ours in the caller's dialect. Everything that may end it is turned into the second here, so that a lane only moves
+bytes: it sends `data`, and on `last` it settles, waits for the record and then sends `held`.
+"""
+
+from types import TracebackType
+from typing import NamedTuple
+
+import trio
+
+from securellm.chat import Headers, Outcome, Relay, Relayed, Status
+from securellm.errors import IdleTimeout, SecureLLMError, ShuttingDown, TotalTimeout, UpstreamTimeout, UpstreamTruncated
+from securellm.permit import Permit
+from securellm.upstream.client import Exchange
+from securellm.upstream.origins import Origin
+
+TAIL_S = 0.25  # how long after the terminal event the end of the provider's body is waited for, to keep the connection
+
+
+class Pulled(NamedTuple):
+    """What the lane does next."""
+
+    data: bytes  # send now
+    held: bytes = b""  # send after the outcome is durable
+    last: bool = False  # nothing follows
+    abort: bool = False  # the stream was cut: close the connection without the final chunk
+
+
+class Upstream:
+    """A committed answer. `async with` closes the provider's connection on the way out."""
+
+    def __init__(
+        self,
+        permit: Permit,
+        exchange: Exchange,
+        relay: Relay,
+        first: Relayed,
+        *,
+        status: int,
+        headers: Headers,
+        origin: Origin,
+        idle_s: float,
+        deadline_s: float,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.outcome = Outcome(Status.CANCELLED, status)  # until the last pull says otherwise
+        self._permit = permit
+        self._exchange = exchange
+        self._relay = relay
+        self._first: Relayed | None = first
+        self._origin = origin
+        self._idle_s = idle_s
+        self._deadline_s = deadline_s
+        self._idle_deadline_s = trio.current_time() + idle_s
+
+    async def __aenter__(self) -> "Upstream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._exchange.aclose()
+
+    async def pull(self) -> Pulled:
+        """The next bytes for the caller. Raises nothing but Cancelled."""
+        try:
+            relayed = await self._next()
+            if relayed is None:
+                relayed = self._relay.end()
+            ended = self._relay.terminal or self._relay.failure is not None
+            if not ended:
+                return self._pulled(relayed.data)
+            tail = await self._tail()
+        except SecureLLMError as error:
+            return self._cut(error)
+        failure = self._relay.failure
+        if failure is None:
+            self._permit.complete = True
+            self.outcome = Outcome(Status.SUCCESS, self.status)
+        else:
+            self._origin.cut_short(failure.code)
+            self.outcome = Outcome(Status.FAILED, self.status, failure.code, failure.message)
+        return self._pulled(relayed.data, relayed.held + tail, last=True)
+
+    async def _next(self) -> Relayed | None:
+        """What the next read becomes; None at the end of the provider's body."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
+        deadline_s = min(self._idle_deadline_s, self._deadline_s)
+        with self._permit.waiting_under(trio.CancelScope(deadline=deadline_s)) as scope:
+            data = await self._exchange.receive()
+        if scope.cancelled_caught:
+            raise self._interruption()
+        if not data:
+            return None
+        relayed = self._relay.feed(data)
+        if relayed.semantic:
+            self._idle_deadline_s = trio.current_time() + self._idle_s
+        return relayed
+
+    async def _tail(self) -> bytes:
+        """What follows the terminal event; waited for briefly, because nobody needs it."""
+        tail = b""
+        with trio.move_on_after(TAIL_S):
+            try:
+                while data := await self._exchange.receive():
+                    relayed = self._relay.feed(data)
+                    tail += relayed.data + relayed.held
+            except SecureLLMError:
+                pass  # the answer is complete; a connection that breaks after it takes nothing away
+        return tail
+
+    def _interruption(self) -> SecureLLMError:
+        if self._permit.interruption is not None:
+            return self._permit.interruption
+        if self._deadline_s <= self._idle_deadline_s:
+            return TotalTimeout("the time for the whole request (timeouts.total_s) passed in the middle of the answer")
+        return IdleTimeout(f"the provider sent nothing of meaning for {self._idle_s:g} s (timeouts.idle_s)")
+
+    def _cut(self, error: SecureLLMError) -> Pulled:
+        if not isinstance(error, ShuttingDown):
+            self._origin.cut_short(error.code)
+        self.outcome = Outcome(status_of(error), self.status, error.code, error.message)
+        return self._pulled(b"", self._relay.fail(error), last=True, abort=True)
+
+    def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:
+        self._permit.bytes_out += len(data) + len(held)
+        return Pulled(data, held, last, abort)
+
+
+def status_of(error: SecureLLMError) -> Status:
+    """The audit's word for a request that ended with that error after it was let in."""
+    if isinstance(error, UpstreamTruncated):
+        return Status.TRUNCATED
+    if isinstance(error, UpstreamTimeout):
+        return Status.TIMEOUT
+    if isinstance(error, ShuttingDown):
+        return Status.SHUTDOWN
+    return Status.RATE_LIMITED if error.status == 429 else Status.FAILED
