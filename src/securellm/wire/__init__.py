@@ -1,0 +1,1 @@
+"""What is said on the wire: bytes to words and back, one module a framing or a dialect. Pure."""

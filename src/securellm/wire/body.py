@@ -1,0 +1,258 @@
+"""A request's body read without being rebuilt: where its few interesting fields are, and edits by splicing. Pure.
+
+`msgspec` cuts the top-level object into (key, raw value) without making Python objects of the values; it is strict
+about everything but UTF-8, which is checked on its own. Of a repeated key it keeps the last value at the first place, so
+the pairs are then walked along the body: where the key or the exact bytes of the value differ from what is there, a
+key was repeated. JSON values delimit themselves, so a walk that reaches the closing brace proves that there is none,
+and gives the place of every value. Rejected: `json.loads` and re-encoding, which costs more and loses the caller's
+bytes (prompt caches, signatures).
+"""
+
+import codecs
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from securellm.chat import Endpoint, Headers
+from securellm.errors import BadRequest, DestinationField, DuplicateKey
+from securellm.wire import reading
+
+Span = tuple[int, int]  # first byte, byte after the last
+
+# Where other gateways let a caller say where the request goes or with whose credentials. None of these is a field of a
+# provider's API at the top level of a body; deeper in they are data (a tool may well have an `api_key` parameter).
+DESTINATION_FIELDS = frozenset(
+    {
+        "api_base",
+        "api_key",
+        "api_type",
+        "api_version",
+        "aws_access_key_id",
+        "aws_bedrock_runtime_endpoint",
+        "aws_region_name",
+        "aws_role_name",
+        "aws_secret_access_key",
+        "aws_session_token",
+        "azure_ad_token",
+        "azure_deployment",
+        "azure_endpoint",
+        "base_url",
+        "custom_host",
+        "custom_llm_provider",
+        "default_headers",
+        "endpoint_url",
+        "extra_headers",
+        "headers",
+        "http_client",
+        "http_proxy",
+        "https_proxy",
+        "openai_api_base",
+        "openai_api_key",
+        "proxies",
+        "proxy",
+        "vertex_credentials",
+        "vertex_location",
+        "vertex_project",
+    }
+)
+# The headers by which the same gateways take a destination; compared after any vendor prefix.
+DESTINATION_HEADERS = (b"api-base", b"base-url", b"custom-host", b"azure-endpoint", b"target-url", b"upstream-url")
+
+_MAX_OUTPUT_FIELDS = {
+    Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
+    Endpoint.COMPLETIONS: ("max_tokens",),
+    Endpoint.RESPONSES: ("max_output_tokens",),
+    Endpoint.MESSAGES: ("max_tokens",),
+    Endpoint.EMBEDDINGS: (),
+    Endpoint.COUNT_TOKENS: (),
+}
+_STREAMING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
+_WITH_STREAM_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+
+_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_SPACE = re.compile(rb"[ \t\n\r]*")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
+_MAX_MEMBERS = 1024  # of one object that is walked; the walk is python, and no API has a tenth of that
+_SHOWN_CHARACTERS = 64  # of a key, in a message
+_UTF8_STEP_BYTES = 64 * 1024  # decoding in pieces keeps a large body from being copied whole
+_INCLUDE_USAGE = b'"include_usage":true'
+_BOM = b"\xef\xbb\xbf"
+
+
+class Peeked(msgspec.Struct, frozen=True):
+    """What the gateway needs to know of a body, and where in its bytes."""
+
+    model: str
+    stream: bool
+    include_usage: bool | None  # `stream_options.include_usage`; None when absent or null
+    max_output_tokens: int | None  # the largest of the fields that bound the output at this endpoint
+    n: int  # answers asked for (`n`, or `best_of` where larger); 1 when absent
+    model_span: Span
+    first_member: int  # just after the opening brace
+    stream_options_span: Span | None = None  # the value, whatever it is
+    stream_options_empty: bool = True  # null or {}
+    include_usage_span: Span | None = None  # the value inside `stream_options`
+
+
+def peek(endpoint: Endpoint, body: bytes) -> Peeked:
+    """Read a request's body. Raises BadRequest, DuplicateKey or DestinationField; never repeats the body's text."""
+    members = _read_members(body)
+    for name in members:
+        if name.lower().replace("-", "_") in DESTINATION_FIELDS:
+            raise DestinationField(
+                f"{name}: where a request goes is the operator's choice, got it in the body", param=name
+            )
+    spans, first_member = _locate(body, members, "")
+    model = _decode(members.get("model"), "model")
+    if not isinstance(model, str) or not model:
+        got = "an empty string" if model == "" else "nothing" if "model" not in members else "something else"
+        raise BadRequest(f"model: got {got}, expected the name of a model", param="model")
+    include_usage: bool | None = None
+    options_span, options_empty, usage_span = spans.get("stream_options"), True, None
+    if endpoint in _WITH_STREAM_OPTIONS and options_span is not None:
+        include_usage, options_empty, usage_span = _peek_options(body, options_span)
+    return Peeked(
+        model=model,
+        stream=endpoint in _STREAMING and bool(reading.maybe_boolean(_decode(members.get("stream"), "stream"), "stream")),
+        include_usage=include_usage,
+        max_output_tokens=_largest(members, _MAX_OUTPUT_FIELDS[endpoint]),
+        n=max(_largest(members, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),
+        model_span=spans["model"],
+        first_member=first_member,
+        stream_options_span=options_span,
+        stream_options_empty=options_empty,
+        include_usage_span=usage_span,
+    )
+
+
+def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usage: bool = False) -> bytes:
+    """`body` with another model and `stream_options.include_usage` true; the same object when nothing changes."""
+    edits: list[tuple[Span, bytes]] = []
+    if model is not None and model != peeked.model:
+        edits.append((peeked.model_span, msgspec.json.encode(model)))
+    if include_usage and not peeked.include_usage:
+        edits.append(_usage_edit(peeked))
+    for (start, end), replacement in sorted(edits, reverse=True):
+        body = b"".join((body[:start], replacement, body[end:]))
+    return body
+
+
+def check_headers(headers: Headers) -> None:
+    """Refuse a head that names a destination, as `peek` does for bodies. Raises DestinationField."""
+    for name, _ in headers:
+        if name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS):
+            shown = name.decode("latin-1")
+            raise DestinationField(
+                f"{shown}: where a request goes is the operator's choice, got it in a header", param=shown
+            )
+
+
+def _read_members(body: bytes) -> dict[str, msgspec.Raw]:
+    if body.startswith(_BOM):
+        raise BadRequest("the body begins with a byte order mark, expected json in plain utf-8")
+    _check_utf8(body)
+    try:
+        members = _MEMBERS.decode(body)
+    except RecursionError as exc:
+        raise BadRequest("the body is nested too deeply") from exc
+    except msgspec.ValidationError as exc:
+        raise BadRequest("the body is json of another kind, expected an object") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadRequest(f"the body is not valid json: {str(exc).lower()}") from exc
+    if len(members) > _MAX_MEMBERS:
+        raise BadRequest(f"the body has {len(members)} fields at the top level, expected at most {_MAX_MEMBERS}")
+    return members
+
+
+def _check_utf8(body: bytes) -> None:
+    if body.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for start in range(0, len(body), _UTF8_STEP_BYTES):
+            decoder.decode(body[start : start + _UTF8_STEP_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as exc:
+        raise BadRequest("the body is not valid utf-8") from exc
+
+
+def _locate(
+    body: bytes, members: Mapping[str, msgspec.Raw], parent: str, start: int = 0
+) -> tuple[dict[str, Span], int]:
+    """The span of every value of the object at `start`, and the place after its brace. Raises DuplicateKey."""
+    spans: dict[str, Span] = {}
+    at = first_member = _after_space(body, start) + 1
+    expected = iter(members.items())
+    for number in range(len(members) + 1):
+        at = _after_space(body, at)
+        if body[at] == 0x7D:  # }
+            break
+        if number:
+            at = _after_space(body, at + 1)  # the comma
+        found = _STRING.match(body, at)
+        assert found is not None, "a key of valid json"
+        key = msgspec.json.decode(found.group(), type=str)
+        name, raw = next(expected, ("", b""))
+        at = _after_space(body, _after_space(body, found.end()) + 1)  # the colon
+        value = memoryview(raw)
+        if key != name or memoryview(body)[at : at + len(value)] != value:
+            shown = f"{parent}{key}"[:_SHOWN_CHARACTERS]
+            raise DuplicateKey(f"{shown}: got twice, expected once", param=shown)
+        spans[key] = (at, at + len(value))
+        at += len(value)
+    return spans, first_member
+
+
+def _after_space(body: bytes, at: int) -> int:
+    found = _SPACE.match(body, at)
+    return found.end() if found is not None else at
+
+
+def _peek_options(body: bytes, span: Span) -> tuple[bool | None, bool, Span | None]:
+    """What `stream_options` says about usage, whether it is empty, and where it says so."""
+    raw = body[slice(*span)]
+    if not raw.startswith(b"{"):
+        reading.maybe_mapping(_decode(raw, "stream_options"), "stream_options")
+        return None, True, None
+    options = _MEMBERS.decode(raw)
+    if len(options) > _MAX_MEMBERS:
+        raise BadRequest(f"stream_options: got {len(options)} fields", param="stream_options")
+    name = "stream_options.include_usage"
+    include_usage = reading.maybe_boolean(_decode(options.get("include_usage"), name), name)
+    spans, _ = _locate(body, options, "stream_options.", span[0])
+    return include_usage, not options, spans.get("include_usage")
+
+
+def _usage_edit(peeked: Peeked) -> tuple[Span, bytes]:
+    if peeked.stream_options_span is None:
+        at = peeked.first_member
+        return (at, at), b'"stream_options":{' + _INCLUDE_USAGE + b"},"
+    if peeked.stream_options_empty:
+        return peeked.stream_options_span, b"{" + _INCLUDE_USAGE + b"}"
+    if peeked.include_usage_span is not None:
+        return peeked.include_usage_span, b"true"
+    at = peeked.stream_options_span[0] + 1
+    return (at, at), _INCLUDE_USAGE + b","
+
+
+def _decode(raw: msgspec.Raw | bytes | None, param: str) -> object:
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as exc:  # 1e999, or deeper than the outer walk went
+        raise BadRequest(f"{param}: got a value that cannot be read", param=param) from exc
+
+
+def _largest(members: Mapping[str, msgspec.Raw], names: tuple[str, ...]) -> int | None:
+    """The largest of some whole numbers; a bound that is not one is refused, as it decides what is reserved."""
+    found: int | None = None
+    for name in names:
+        number = reading.maybe_integer(_decode(members.get(name), name), name)
+        if number is None:
+            continue
+        if number < 0:
+            raise BadRequest(f"{name}: got a negative number, expected 0 or more", param=name)
+        found = number if found is None else max(found, number)
+    return found
