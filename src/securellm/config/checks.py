@@ -125,19 +125,23 @@ def _check_providers(sources: Sources) -> None:
             sources.add_mistake(path, message, f"providers.{near}" if near else None)
         elif built_in is None and not sources.was_given((*path, "base_url")):
             sources.add_mistake(path, "a provider of your own needs base_url")
-        elif built_in is not None and kind is not None and kind != built_in.kind:
+        elif built_in is not None and kind not in (None, table.COMPATIBLE, built_in.kind):
             sources.add_mistake((*path, "kind"), f"provider {name} is of kind {built_in.kind}; leave kind out")
         if name == "demo":
             for key in ("api_key", "base_url", "kind"):
                 if (*path, key) in sources.entries:
                     sources.add_mistake((*path, key), "the demo provider has no such setting")
-    _check_num_ctx(sources)
+    _check_kind_settings(sources)
 
 
-def _check_num_ctx(sources: Sources) -> None:
-    for path in [path for path in sources.entries if path[0] == "providers" and path[-1] == "num_ctx"]:
-        if "ollama" not in (path[1], sources.value("providers", path[1], "kind")):
+def _check_kind_settings(sources: Sources) -> None:
+    for path in [path for path in sources.entries if path[0] == "providers"]:
+        built_in = table.BUILT_IN.get(path[1])
+        kind = built_in.kind if built_in else sources.value("providers", path[1], "kind")
+        if path[-1] == "num_ctx" and kind != "ollama":
             sources.add_mistake(path, "only Ollama takes num_ctx")
+        elif path[-1] == "endpoints" and kind != table.COMPATIBLE:
+            sources.add_mistake(path, "only an OpenAI-compatible provider can have more endpoints")
 
 
 def _check_models(sources: Sources) -> None:

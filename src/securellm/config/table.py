@@ -63,24 +63,24 @@ class BuiltIn(msgspec.Struct, frozen=True):
     needs_key: bool
 
 
-_COMPATIBLE = "openai-compatible"
+COMPATIBLE = "openai-compatible"
 BUILT_IN: dict[str, BuiltIn] = {
     "openai": BuiltIn("openai", needs_key=True),
     "anthropic": BuiltIn("anthropic", needs_key=True),
     "deepseek": BuiltIn("deepseek", needs_key=True),
     "ollama": BuiltIn("ollama", needs_key=False),
-    "groq": BuiltIn(_COMPATIBLE, needs_key=True),
-    "gemini": BuiltIn(_COMPATIBLE, needs_key=True),
-    "nvidia": BuiltIn(_COMPATIBLE, needs_key=True),
-    "mistral": BuiltIn(_COMPATIBLE, needs_key=True),
-    "openrouter": BuiltIn(_COMPATIBLE, needs_key=True),
-    "vllm": BuiltIn(_COMPATIBLE, needs_key=False),
-    "llamacpp": BuiltIn(_COMPATIBLE, needs_key=False),
+    "groq": BuiltIn(COMPATIBLE, needs_key=True),
+    "gemini": BuiltIn(COMPATIBLE, needs_key=True),
+    "nvidia": BuiltIn(COMPATIBLE, needs_key=True),
+    "mistral": BuiltIn(COMPATIBLE, needs_key=True),
+    "openrouter": BuiltIn(COMPATIBLE, needs_key=True),
+    "vllm": BuiltIn(COMPATIBLE, needs_key=False),
+    "llamacpp": BuiltIn(COMPATIBLE, needs_key=False),
     "demo": BuiltIn("demo", needs_key=False),
 }
-DECLARED_KINDS = (_COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
+DECLARED_KINDS = (COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # trace and warn: the Rust proxy's words
-ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses", "messages", "messages.count_tokens")
+ENDPOINTS = ("completions", "embeddings", "responses", "messages", "count_tokens")
 
 _PLACEHOLDER: dict[Path, str] = {
     ("models",): '"<provider>/<model>"',
@@ -251,7 +251,7 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "endpoints",
             Kind.TEXTS,
-            'Endpoints that the provider has beside its kind\'s own, as `["responses"]`.',
+            'Endpoints that an OpenAI-compatible provider has beside its kind\'s own, as `["responses"]`.',
             choices=ENDPOINTS,
         ),
         _row("headers_up", Kind.HEADERS, "Names of request headers that are passed on beside the usual ones."),
