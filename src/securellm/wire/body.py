@@ -1,9 +1,9 @@
 """A request's body read without being rebuilt: where its few interesting fields are, and edits by splicing. Pure.
 
 `msgspec` cuts the top-level object into (key, raw value) without making Python objects of the values; it is strict
-about everything but UTF-8, which is checked on its own. Of a repeated key it keeps the last value at the first place, so
-the pairs are then walked along the body: where the key or the exact bytes of the value differ from what is there, a
-key was repeated. JSON values delimit themselves, so a walk that reaches the closing brace proves that there is none,
+about everything but UTF-8, which is checked on its own. Of a repeated key it keeps the last value at the first place,
+so the pairs are then walked along the body: where the key or the exact bytes of the value differ from what is there,
+a key was repeated. JSON values delimit themselves, so a walk that reaches the closing brace proves that there is none,
 and gives the place of every value. Rejected: `json.loads` and re-encoding, which costs more and loses the caller's
 bytes (prompt caches, signatures).
 """
@@ -114,7 +114,8 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
         include_usage, options_empty, usage_span = _peek_options(body, options_span)
     return Peeked(
         model=model,
-        stream=endpoint in _STREAMING and bool(reading.maybe_boolean(_decode(members.get("stream"), "stream"), "stream")),
+        stream=endpoint in _STREAMING
+        and bool(reading.maybe_boolean(_decode(members.get("stream"), "stream"), "stream")),
         include_usage=include_usage,
         max_output_tokens=_largest(members, _MAX_OUTPUT_FIELDS[endpoint]),
         n=max(_largest(members, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),

@@ -171,8 +171,8 @@ def _word(value: object) -> str | None:
 
 
 def _in_band_status(kind: str | None, code: str | None) -> int:
-    if code is not None and code.isascii() and code.isdigit() and 400 <= int(code[:4]) <= 599:
-        return int(code[:4])
+    if code is not None and len(code) == 3 and code.isascii() and code.isdigit() and code[0] in "45":
+        return int(code)
     for name in (code, kind):
         if name is not None and name.lower() in _STATUS_OF_NAME:
             return _STATUS_OF_NAME[name.lower()]

@@ -1,8 +1,8 @@
 """Token counts as the providers report them, made into disjoint buckets, and back. Pure.
 
 Two ways of counting exist. OpenAI and its followers count inclusively: cached, audio and image tokens are part of
-`prompt_tokens`, reasoning and audio of `completion_tokens`. Anthropic counts exclusively: `input_tokens` leaves out what
-was read from or written to a cache. A provider whose `total_tokens` is larger than prompt plus completion (xAI and
+`prompt_tokens`, reasoning and audio of `completion_tokens`. Anthropic counts exclusively: `input_tokens` leaves out
+what was read from or written to a cache. A provider whose `total_tokens` is larger than prompt plus completion (xAI and
 Gemini leave reasoning out of `completion_tokens`) has the difference counted as output, because it is billed as such.
 
 In a stream usage may come several times, complete or in parts, and is cumulative wherever it is repeated; so the rule
@@ -33,7 +33,7 @@ def merge_reported(before: Mapping[str, object] | None, update: object) -> dict[
 
 
 def usage_from_openai(reported: object) -> Usage:
-    """Chat completions, completions and embeddings, with the dialects of DeepSeek, Mistral, Moonshot, xAI and others."""
+    """Chat completions, completions and embeddings, as OpenAI and its followers report them."""
     cached = (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",))
     return _from_inclusive(
         prompt=_count(reported, ("prompt_tokens",)),

@@ -1,0 +1,136 @@
+"""The relay where caller and provider speak one dialect: the bytes pass as they are, and are read on the way. Pure.
+
+What all dialects share. The stream is cut into events; a dialect looks at each (`scan_openai`, `scan_anthropic`,
+`scan_responses`) and fills the meter. Nothing is re-encoded. The one edit is the removal of a usage-only chunk that we
+asked for and the caller did not.
+
+- *Semantic* is an event that carries text, reasoning, a tool call or a finish, and the terminal event. Pings, comments,
+  openings without content (`message_start`, a delta with nothing but a role) and errors are not: they neither commit
+  the 200 nor reset the idle timer. An event of an unknown type counts as semantic, because cutting a good stream for
+  being idle is the worse mistake.
+- *Held* is the terminal or error event and every byte after it.
+- An event is passed on when it is complete. What is left unfinished at the end of a stream is never passed on, so that
+  an error event can follow cleanly, except a terminal event that lacks nothing but its blank line.
+"""
+
+from typing import ClassVar
+
+import msgspec
+
+from securellm.chat import Dialect, Meter, Relayed
+from securellm.errors import ProviderError, SecureLLMError, UpstreamInvalid, UpstreamTruncated
+from securellm.wire.envelope import encode_error_event
+from securellm.wire.sse import SSEEvent, SSESplitter, parse_event
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bad JSON
+
+
+class ScanningRelay:
+    """A `chat.Relay` whose output is its input; a subclass says what the events of its dialect mean."""
+
+    dialect: ClassVar[Dialect]
+
+    def __init__(self, *, hide_usage: bool, request_id: str, model: str, created_s: int) -> None:
+        self.meter = Meter()
+        self.terminal = False
+        self.failure: ProviderError | None = None
+        self._splitter = SSESplitter()
+        self._hide_usage = hide_usage
+        self._request_id = request_id
+        self._model = model
+        self._created_s = created_s
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} terminal={self.terminal} failure={self.failure!r} {self._splitter!r}>"
+
+    def feed(self, data: bytes) -> Relayed:
+        """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid."""
+        if self.terminal:
+            return Relayed(held=data)
+        passed: list[bytes] = []
+        held: list[bytes] = []
+        semantic_before = self.meter.semantic_events
+        for event in self._splitter.feed(data):
+            removed = self._take(event)
+            if self._holding():
+                held.append(event.raw)
+            elif not removed:
+                passed.append(event.raw)
+        held.append(self._rest())
+        return Relayed(b"".join(passed), b"".join(held), self.meter.semantic_events > semantic_before)
+
+    def end(self) -> Relayed:
+        """The provider's stream is over. Raises UpstreamTruncated when no terminal or error event has passed."""
+        if self._holding():
+            return Relayed()
+        tail = self._splitter.tail()
+        last = parse_event(tail)
+        if last.data is not None and self._is_last(last):
+            self._take(last)
+            return Relayed(held=tail, semantic=self.terminal)
+        raise UpstreamTruncated("the provider's stream ended before its terminal event")
+
+    def fail(self, error: SecureLLMError) -> bytes:
+        """The error event that ends the caller's stream after the commit point."""
+        return encode_error_event(self.dialect, error, self._request_id)
+
+    def whole(self, body: bytes) -> bytes:
+        """The body unchanged, once it is known to be a JSON object. Raises UpstreamInvalid."""
+        try:
+            self._see_whole(body)
+        except UNREADABLE as exc:
+            raise UpstreamInvalid("the provider answered with a body that is not a json object") from exc
+        return body
+
+    def refused(self, status: int, body: bytes) -> bytes:
+        """The provider's error body, unchanged."""
+        return body
+
+    def _holding(self) -> bool:
+        return self.terminal or self.failure is not None
+
+    def _rest(self) -> bytes:
+        """What has arrived behind the terminal event; there it need not be an event."""
+        return self._splitter.tail() if self.terminal else b""
+
+    def _take(self, event: SSEEvent) -> bool:
+        """Learn from one event; True when it is to be removed."""
+        if event.data is None or self.terminal:
+            return False
+        removed, semantic = self._see(event)
+        if semantic and self.failure is None:
+            self.meter.semantic_events += 1
+        return removed
+
+    def _see(self, event: SSEEvent) -> tuple[bool, bool]:
+        """Fill the meter, `terminal` and `failure` from an event with data; whether to remove it, whether semantic."""
+        raise AssertionError("a dialect says what its events mean")
+
+    def _is_last(self, event: SSEEvent) -> bool:
+        """Whether this is a complete terminal or error event."""
+        raise AssertionError("a dialect says which events are the last")
+
+    def _see_whole(self, body: bytes) -> None:
+        """Fill the meter from a whole body, and `failure` when it is an error in spite of its status."""
+        raise AssertionError("a dialect says what its bodies mean")
+
+
+def text_bytes(value: object) -> int:
+    """The UTF-8 length of a text, or of the texts in a list of content parts."""
+    if isinstance(value, str):
+        return len(value) if value.isascii() else len(value.encode())
+    if isinstance(value, list):
+        return sum(map(text_bytes, value))
+    if isinstance(value, dict):
+        return sum(text_bytes(value.get(name)) for name in ("text", "thinking", "refusal", "arguments", "transcript"))
+    return 0
+
+
+def objects(value: object) -> list[dict[str, object]]:
+    """The JSON objects in an array; nothing for anything else."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def word(value: object) -> str | None:
+    """A non-empty string, else None."""
+    return value if isinstance(value, str) and value else None
