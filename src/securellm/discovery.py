@@ -1,5 +1,7 @@
 """Ask providers which models they have, and put what they say into the catalogue. Never a paid call."""
 
+from collections.abc import Mapping
+
 import msgspec
 import trio
 
@@ -25,7 +27,10 @@ class SyncResult(msgspec.Struct, frozen=True):
 class Discovery:
     """Fetches model lists."""
 
-    def __init__(self, catalogue: Catalogue, clients: Clients, *, connect_s: float) -> None:
+    def __init__(
+        self, providers: Mapping[str, Provider], catalogue: Catalogue, clients: Clients, *, connect_s: float
+    ) -> None:
+        self._providers = providers
         self._catalogue = catalogue
         self._clients = clients
         self._connect_s = connect_s
@@ -38,9 +43,9 @@ class Discovery:
             results[provider.name] = await self._sync_one(provider)
 
         async with trio.open_nursery() as nursery:
-            for provider in self._catalogue.providers.values():
+            for provider in self._providers.values():
                 nursery.start_soon(sync_one, provider)
-        return [results[name] for name in self._catalogue.providers]
+        return [results[name] for name in self._providers]
 
     async def _sync_one(self, provider: Provider) -> SyncResult:
         try:
@@ -49,7 +54,7 @@ class Discovery:
             return SyncResult(provider.name, None, error.code)
         if cards is None:
             return SyncResult(provider.name, None, "no_model_list")
-        self._catalogue.discovered(provider.name, cards)
+        self._catalogue.learn(provider.name, cards)
         return SyncResult(provider.name, len(cards))
 
     async def _fetch_models(self, provider: Provider) -> list[ModelCard] | None:

@@ -46,12 +46,13 @@ from securellm.tokens import estimate_request_tokens, estimate_tokens
 from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.origins import Origins
-from securellm.upstream.reply import Reply
 from securellm.upstream.stream import Upstream
 from securellm.wire.body import Peeked, peek
 from securellm.wire.envelope import encode_error, error_headers
 
-DESTINATION_HEADERS = frozenset({b"api-base", b"x-api-base", b"base-url", b"x-base-url", b"x-custom-host", b"x-target-url"})
+DESTINATION_HEADERS = frozenset(
+    {b"api-base", b"x-api-base", b"base-url", b"x-base-url", b"custom-host", b"x-custom-host", b"x-target-url"}
+)
 # Headers by which other gateways let a caller choose where the request goes. Here only the operator does.
 
 
@@ -157,7 +158,7 @@ class Gateway:
         return GatewayStatistics(len(self._open), self._in_flight.statistics(), self._ledger.statistics())
 
     async def _read_body(self, call: Call, charge: Charge) -> bytes:
-        """The whole body, bounded in size and in time: it may be slow, but not stop, and not stay below the least rate."""
+        """The whole body, bounded in size and time: it may be slow, but not stop, nor stay below the least rate."""
         server = self._config.server
         limit_bytes = server.max_request_size_bytes
         if call.body.length is not None:
@@ -201,9 +202,7 @@ class Gateway:
         permit.bytes_out += len(body)
         return Answer(200, headers, body, self.settle(permit, Outcome(Status.SUCCESS, 200)))
 
-    def _refusal(
-        self, call: Call, error: SecureLLMError, caller: Caller | None, peeked: Peeked | None
-    ) -> Answer:
+    def _refusal(self, call: Call, error: SecureLLMError, caller: Caller | None, peeked: Peeked | None) -> Answer:
         body = encode_error(call.endpoint.dialect, error, call.request_id)
         headers = [CONTENT_TYPE_JSON, *error_headers(error), *id_headers(call.endpoint, call.request_id)]
         receipt = self._settle_refusal(call, _refused(error), caller, peeked, bytes_out=len(body))
@@ -222,7 +221,12 @@ class Gateway:
         last = permit.attempts[-1] if permit.attempts else None
         return msgspec.structs.replace(
             _settlement(
-                permit.call, outcome, permit.caller, self._config.epoch, bytes_out=permit.bytes_out, peeked=permit.peeked
+                permit.call,
+                outcome,
+                permit.caller,
+                self._config.epoch,
+                bytes_out=permit.bytes_out,
+                peeked=permit.peeked,
             ),
             provider=target.provider.name if target is not None else None,
             model=target.model if target is not None else None,
@@ -241,7 +245,7 @@ class Gateway:
 def _check_head(call: Call) -> None:
     for name, _ in call.headers:
         if name == b"x-securellm-hop":
-            raise LoopDetected("the request has passed through a SecureLLM Bridge already; a base_url points back at one")
+            raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
         if name in DESTINATION_HEADERS:
             text = name.decode("ascii")
             raise DestinationField(f"{text}: where requests go is set by the operator only; leave it out", param=text)

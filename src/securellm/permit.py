@@ -54,6 +54,8 @@ class Permit:
         self.route = route
         self.deadline_s = deadline_s
         self.attempts: list[Attempt] = []
+        for passed in route.passed_over:
+            self.skip(passed.target, passed.reason)
         self.answered_by: Target | None = None  # the target asked last
         self.meter: Meter | None = None  # of its answer
         self.dropped: tuple[str, ...] = ()

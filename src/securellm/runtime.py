@@ -16,8 +16,9 @@ from securellm.config import Config
 from securellm.discovery import Discovery, SyncResult
 from securellm.gateway import Gateway, GatewayStatistics
 from securellm.ledger import Ledger
-from securellm.providers import describe_providers
 from securellm.providers.base import Provider
+from securellm.providers.registry import describe_providers
+from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
 from securellm.telemetry.metrics import Metrics
 from securellm.upstream.ask import Asker
@@ -42,6 +43,7 @@ class Runtime:
         config: Config,
         gateway: Gateway,
         accounts: Accounts,
+        providers: dict[str, Provider],
         catalogue: Catalogue,
         ledger: Ledger,
         metrics: Metrics,
@@ -52,6 +54,7 @@ class Runtime:
         self.config = config
         self.gateway = gateway
         self.accounts = accounts
+        self.providers = providers  # the enabled ones, by name
         self.catalogue = catalogue
         self.ledger = ledger
         self.metrics = metrics
@@ -59,11 +62,6 @@ class Runtime:
         self.started_s = time.monotonic()
         self._clients = clients
         self._discovery = discovery
-
-    @property
-    def providers(self) -> dict[str, Provider]:
-        """The enabled providers by name."""
-        return self.catalogue.providers
 
     async def sync_models(self) -> list[SyncResult]:
         """Ask every provider for its models, now; one result for each."""
@@ -77,7 +75,7 @@ class Runtime:
 async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> None:
     """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
     providers = describe_providers(config)
-    catalogue = Catalogue(config, providers)
+    catalogue = Catalogue(config, providers, load_shipped())
     clients = UpstreamClients()
     origins = Origins()
     ledger = Ledger()
@@ -86,10 +84,10 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     async with open_store(config) as store:
         accounts = Accounts(config, store)
         await accounts.refresh()
-        asker = Asker(clients, origins, config.timeouts)
+        asker = Asker(clients, origins, config.timeouts, catalogue.max_output)
         gateway = Gateway(config, accounts, catalogue, origins, asker, ledger)
-        discovery = Discovery(catalogue, clients, connect_s=config.timeouts.connect_s)
-        runtime = Runtime(config, gateway, accounts, catalogue, ledger, metrics, clients, origins, discovery)
+        discovery = Discovery(providers, catalogue, clients, connect_s=config.timeouts.connect_s)
+        runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(accounts.keep_fresh)

@@ -5,7 +5,19 @@ import pytest
 from securellm.upstream.guard import refusal
 
 INSIDE = ["10.0.0.7", "192.168.1.2", "172.16.0.1", "127.0.0.1", "::1", "fd12::1", "::ffff:10.0.0.7"]
-NEVER = ["169.254.169.254", "fe80::1", "fd00:ec2::254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "::", "::ffff:169.254.169.254", "fe80::1%eth0"]
+NEVER = [
+    "169.254.169.254",
+    "::ffff:169.254.169.254",
+    "64:ff9b::a9fe:a9fe",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fd00:ec2::254",
+    "100.100.100.200",
+    "0.0.0.0",
+    "::",
+    "224.0.0.1",
+    "240.0.0.1",
+]
 
 
 @pytest.mark.parametrize("address", INSIDE)
@@ -22,7 +34,7 @@ def test_no_name_leads_to_metadata_or_nowhere(address):
     assert refusal(address, host="api.openai.com", declared_host=False) is not None
 
 
-@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700::1111"])
+@pytest.mark.parametrize("address", ["93.184.215.14", "2606:4700::1111", "64:ff9b::5db8:d70e"])
 def test_public_addresses_are_open_to_all(address):
     """A public address is never refused."""
     for declared in (True, False):

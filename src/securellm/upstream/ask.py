@@ -77,11 +77,13 @@ class Asker:
         clients: Clients,
         origins: Origins,
         timeouts: Timeouts,
+        max_output: Callable[[Target], int | None],
         spread: Callable[[], float] = random.random,
     ) -> None:
         self._clients = clients
         self._origins = origins
         self._timeouts = timeouts
+        self._max_output = max_output
         self._spread = spread
 
     async def ask(self, permit: Permit) -> Upstream | Reply:
@@ -144,7 +146,7 @@ class Asker:
 
     async def _ask_once(self, permit: Permit, target: Target) -> Upstream | Reply:
         try:
-            prepared = prepare(permit, target)
+            prepared = prepare(permit, target, self._max_output(target))
         except CallerError as error:
             permit.skip(target, error.code)
             raise Failed(error) from error
@@ -220,9 +222,7 @@ class Asker:
                 await exchange.aclose()  # closes under a shield of its own, in bounded time
         if cap_s < token_s:
             raise TotalTimeout(f"provider {target.provider.name} took longer than its timeout_secs")
-        raise FirstTokenTimeout(
-            f"no first token within {self._timeouts.first_token_s:g} s (timeouts.first_token_s)"
-        )
+        raise FirstTokenTimeout(f"no first token within {self._timeouts.first_token_s:g} s (timeouts.first_token_s)")
 
     async def _refused(self, prepared: Prepared, exchange: Exchange) -> None:
         """The provider answered with something else than success: raise what it means."""

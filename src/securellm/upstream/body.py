@@ -1,4 +1,4 @@
-"""Read a provider's whole body, bounded: an answer is held back until its record is durable, so it must fit in memory."""
+"""Read a provider's whole body, bounded: what is held back until its record is durable must fit in memory."""
 
 from securellm.errors import ProviderError, UpstreamInvalid
 from securellm.upstream.client import Exchange

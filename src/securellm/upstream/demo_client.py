@@ -6,7 +6,7 @@ import trio
 
 from securellm.chat import Headers
 from securellm.providers.base import Provider, UpstreamRequest
-from securellm.providers.demo import answer_demo
+from securellm.providers.demo import answer_demo, endpoint_at
 from securellm.upstream.client import ClientStatistics, Exchange
 
 
@@ -15,13 +15,12 @@ class DemoClient:
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
-        self._doors = {spec.url: door for door, spec in provider.endpoints.items() if spec.dialect is door.dialect}
         self._in_use = 0
 
     async def send(self, request: UpstreamRequest, *, connect_s: float) -> Exchange:
         """The answer to the request; `connect_s` is not needed."""
         await trio.lowlevel.checkpoint()
-        answer = answer_demo(self._doors[request.url], request.body)
+        answer = answer_demo(endpoint_at(request.url), request.body)
         self._in_use += 1
         return DemoExchange(self, answer.status, answer.headers, answer.chunks)
 

@@ -13,6 +13,8 @@ import ipaddress
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32 bits
+
 METADATA_ADDRESSES = frozenset(
     {
         ipaddress.ip_address("fd00:ec2::254"),  # AWS instance metadata over IPv6; inside a private range
@@ -31,7 +33,7 @@ def refusal(address: str, *, host: str, declared_host: bool) -> str | None:
         return None
     if ip in METADATA_ADDRESSES or ip.is_link_local:
         return "link-local or metadata address"
-    if ip.is_multicast or ip.is_unspecified or ip.is_reserved:
+    if ip.is_multicast or ip.is_unspecified or (ip.is_reserved and not ip.is_loopback):
         return "not a unicast address"
     if declared_host:
         return None
@@ -45,4 +47,6 @@ def _parse(text: str) -> Address | None:
         return None
     if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
         return ip.ipv4_mapped
+    if ip in NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF)
     return ip

@@ -49,7 +49,7 @@ def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, t
 
 
 def retry_after_s(provider_headers: Headers, *, now_s: float) -> float | None:
-    """The provider's Retry-After in seconds from `now_s` (Unix time); None when absent or unreadable (RFC 9110, 10.2.3)."""
+    """The provider's Retry-After (RFC 9110, 10.2.3) in seconds from `now_s` (Unix time); None when there is none."""
     for name, value in provider_headers:
         if name == b"retry-after":
             text = value.decode("latin-1").strip()

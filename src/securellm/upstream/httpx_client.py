@@ -14,6 +14,7 @@ httpx is used for what it does well (HTTP/1.1, TLS, pooling) and kept from what 
 This is the only module that imports httpx for the relay; `network.py` is the only one that imports httpcore.
 """
 
+import contextlib
 import functools
 import ssl
 from collections.abc import AsyncIterator
@@ -27,7 +28,7 @@ from securellm.chat import Headers
 from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamInvalid, UpstreamTruncated
 from securellm.providers.base import Provider, UpstreamRequest
 from securellm.upstream.client import ClientStatistics, Exchange, StaleConnection
-from securellm.upstream.network import DestinationNotAllowed, GuardedBackend, fresh_connections
+from securellm.upstream.network import DestinationNotAllowed, GuardedBackend, Witness, witness_of_task
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
@@ -51,7 +52,7 @@ class HttpxClient:
             ),
         )
         # httpx has no parameter for the network backend of its pool; tests/upstream pins that this one is in use.
-        self._pool: httpcore.AsyncConnectionPool = self._transport._pool  # type: ignore[assignment]  # no parameter for it
+        self._pool: httpcore.AsyncConnectionPool = self._transport._pool
         self._pool._network_backend = self._backend
 
     async def send(self, request: UpstreamRequest, *, connect_s: float) -> Exchange:
@@ -73,8 +74,8 @@ class HttpxClient:
             content=request.body,
             extensions={"timeout": {"connect": connect_s, "read": None, "write": None, "pool": None}},
         )
-        made: list[str] = []
-        fresh_connections.set(made)
+        witness = Witness()
+        witness_of_task.set(witness)
         try:
             return await self._transport.handle_async_request(outgoing)
         except httpx.ConnectTimeout as exc:
@@ -82,9 +83,9 @@ class HttpxClient:
         except httpx.ConnectError as exc:
             raise ConnectFailed(f"cannot connect to {self._origin}") from exc
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as exc:
-            if not made and _nothing_came_back(exc):
+            if not witness.connected and not witness.received_bytes:
                 raise StaleConnection(f"{self._origin} had closed a kept connection") from exc
-            if isinstance(exc, httpx.RemoteProtocolError) and not _nothing_came_back(exc):
+            if isinstance(exc, httpx.RemoteProtocolError) and "disconnected" not in str(exc):
                 raise UpstreamInvalid(f"{self._origin} does not speak HTTP/1.1") from exc
             raise UpstreamTruncated(f"{self._origin} closed the connection before it answered") from exc
         except DestinationNotAllowed as exc:
@@ -148,11 +149,20 @@ class HttpxExchange:
         slot, self._slot = self._slot, None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                if self._chunks is not None:
-                    await self._chunks.aclose()  # type: ignore[attr-defined]  # httpx returns async generators
                 await self._response.aclose()
+                await self._unwind()
         finally:
             self._limiter.release_on_behalf_of(slot)
+
+    async def _unwind(self) -> None:
+        """Run the library's four nested generators to their end; closing the outer one leaves them to the GC.
+
+        The connection is closed already, so the next read fails at once and unwinds them all.
+        """
+        if self._chunks is not None:
+            with contextlib.suppress(httpx.HTTPError, httpx.StreamError, StopAsyncIteration):
+                while True:
+                    await anext(self._chunks)
 
 
 @functools.cache
@@ -162,8 +172,3 @@ def _shared_tls() -> ssl.SSLContext:
     tls = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.set_alpn_protocols(["http/1.1"])
     return tls
-
-
-def _nothing_came_back(exc: httpx.TransportError) -> bool:
-    # h11's words for an end of file in place of a head; a reset is a ReadError or WriteError.
-    return not isinstance(exc, httpx.RemoteProtocolError) or "without sending a response" in str(exc)

@@ -16,8 +16,21 @@ import trio
 
 from securellm.upstream.guard import refusal
 
-fresh_connections: contextvars.ContextVar[list[str]] = contextvars.ContextVar("fresh_connections")
-"""Where set, a connection made in this task appends its host: that is how a client knows a new one from a kept one."""
+
+class Witness:
+    """What was seen of the network while one request was sent: the library does not tell a kept connection from a new
+    one, nor half a head from nothing.
+    """
+
+    __slots__ = ("connected", "received_bytes")
+
+    def __init__(self) -> None:
+        self.connected = False  # a new connection was made for it
+        self.received_bytes = 0
+
+
+witness_of_task: contextvars.ContextVar[Witness] = contextvars.ContextVar("witness_of_task")
+"""Where set, the connections that this task uses report to it."""
 
 
 class DestinationNotAllowed(Exception):
@@ -34,12 +47,13 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
+        timeout: float | None = None,  # httpcore's signature
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """A TCP connection to the first address of `host` that is allowed and answers."""
-        fresh_connections.get([]).append(host)
+        if (witness := witness_of_task.get(None)) is not None:
+            witness.connected = True
         deadline = trio.current_time() + timeout if timeout is not None else float("inf")
         with _mapped(connecting=True), trio.fail_at(deadline):
             stream = await self._connect(host, port)
@@ -55,7 +69,10 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def _connect(self, host: str, port: int) -> trio.SocketStream:
         found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-        reasons = {sockaddr[0]: refusal(str(sockaddr[0]), host=host, declared_host=self._declared_host) for *_, sockaddr in found}
+        reasons = {
+            sockaddr[0]: refusal(str(sockaddr[0]), host=host, declared_host=self._declared_host)
+            for *_, sockaddr in found
+        }
         allowed = [str(address) for address, reason in reasons.items() if reason is None]
         if not allowed:
             address, reason = next(iter(reasons.items()), ("", "no address"))
@@ -77,12 +94,15 @@ class ProviderStream(httpcore.AsyncNetworkStream):
         self._stream = stream
         self._deadline = deadline
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109  # httpcore's signature
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # httpcore's signature
         """Deadlines are the caller's: `timeout` is always None here."""
         with _mapped():
-            return bytes(await self._stream.receive_some(max_bytes))
+            data = bytes(await self._stream.receive_some(max_bytes))
+        if (witness := witness_of_task.get(None)) is not None:
+            witness.received_bytes += len(data)
+        return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109  # httpcore's signature
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # httpcore's signature
         """Deadlines are the caller's: `timeout` is always None here."""
         if buffer:
             with _mapped():
@@ -96,7 +116,7 @@ class ProviderStream(httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109  # httpcore's signature
+        timeout: float | None = None,  # httpcore's signature
     ) -> httpcore.AsyncNetworkStream:
         """The same connection under TLS. A handshake that fails or is cancelled closes the socket."""
         assert isinstance(self._stream, trio.SocketStream)
@@ -112,7 +132,7 @@ class ProviderStream(httpcore.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         """What httpcore asks for: the TLS object, the addresses, and whether an idle connection has become readable."""
         if info == "ssl_object":
-            return self._stream._ssl_object if isinstance(self._stream, trio.SSLStream) else None  # type: ignore[attr-defined]  # trio issue 542
+            return self._stream._ssl_object if isinstance(self._stream, trio.SSLStream) else None
         socket = self._socket().socket
         if info == "is_readable":
             return socket.is_readable()

@@ -11,7 +11,7 @@ from securellm.upstream.retry import RetryBudget
 class OriginStatistics(msgspec.Struct, frozen=True):
     """For health and metrics. `latency_ms` is that of the last answer's head."""
 
-    name: str
+    address: str
     state: BreakerState
     latency_ms: float | None
     last_error: str | None
@@ -59,7 +59,7 @@ class Origin:
 
     def __init__(self, provider: Provider) -> None:
         settings = provider.breaker
-        self.name = provider.name
+        self.address = provider.origin
         self.latency_ms: float | None = None
         self.retries = RetryBudget()
         self.breaker = Breaker(
@@ -81,7 +81,7 @@ class Origin:
         """The figures now."""
         breaker = self.breaker.statistics()
         return OriginStatistics(
-            name=self.name,
+            address=self.address,
             state=breaker.state,
             latency_ms=self.latency_ms,
             last_error=breaker.last_error,
@@ -97,16 +97,17 @@ class Origins:
         self._origins: dict[str, Origin] = {}
 
     def of(self, provider: Provider) -> Origin:
-        """The one of that provider."""
-        origin = self._origins.get(provider.name)
+        """The one of that provider; providers at one address share it, with the settings of the first."""
+        origin = self._origins.get(provider.origin)
         if origin is None:
-            origin = self._origins[provider.name] = Origin(provider)
+            origin = self._origins[provider.origin] = Origin(provider)
         return origin
 
-    def healthy(self, provider: Provider) -> bool:
-        """A request would be let through now."""
-        return self.of(provider).breaker.would_allow(trio.current_time())
+    def healthy(self, address: str) -> bool:
+        """A request to that origin (`scheme://host:port`) would be let through now."""
+        origin = self._origins.get(address)
+        return origin is None or origin.breaker.would_allow(trio.current_time())
 
     def statistics(self) -> list[OriginStatistics]:
-        """One entry for each provider spoken of."""
+        """One entry for each origin spoken of."""
         return [origin.statistics() for origin in self._origins.values()]

@@ -13,6 +13,9 @@ from securellm.wire.translate import translate_request
 
 STREAMS_WITH_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # the doors that know stream_options
 
+DEFAULT_MAX_OUTPUT_TOKENS = 4096
+# Where a dialect demands a bound, the caller gives none and the catalogue knows none: what every current model allows.
+
 
 class Prepared:
     """What is sent to one target, and the relay for what comes back."""
@@ -41,10 +44,11 @@ class Prepared:
         )
 
 
-def prepare(permit: Permit, target: Target) -> Prepared:
+def prepare(permit: Permit, target: Target, max_output_tokens: int | None) -> Prepared:
     """Raises CallerError when the target's dialect cannot express the request.
 
-    `permit.dropped` is set to what this target's dialect has no word for.
+    `max_output_tokens` is the catalogue's, None when unknown. `permit.dropped` is set to what this target's dialect
+    has no word for.
     """
     endpoint, peeked, provider = permit.endpoint, permit.peeked, target.provider
     dialect = provider.endpoints[endpoint].dialect
@@ -64,7 +68,7 @@ def prepare(permit: Permit, target: Target) -> Prepared:
             dialect,
             permit.body,
             model=target.model,
-            max_output_tokens=target.max_output_tokens,
+            max_output_tokens=max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS,
             num_ctx=provider.num_ctx,
             capabilities=provider.quirks.capabilities,
         )

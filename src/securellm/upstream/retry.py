@@ -26,7 +26,7 @@ def wait_before_retry_s(retry: int, *, spread: float, retry_after_s: float | Non
 
     `spread` is a random number in [0, 1).
     """
-    full_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2 ** (retry - 1))
+    full_s = min(MAX_WAIT_S, FIRST_WAIT_S * 2.0 ** (retry - 1))
     wait_s = full_s * (0.5 + 0.5 * spread)
     if retry_after_s is None:
         return wait_s
