@@ -1,1 +1,1 @@
-"""How each provider wants to be asked: pure descriptions, quirks as data."""
+"""How each provider wants to be asked: descriptions as data, quirks included. Pure."""

@@ -1,4 +1,4 @@
-"""Anthropic: https://api.anthropic.com. Pure data.
+"""Anthropic: https://api.anthropic.com. Pure.
 
 Source: docs.anthropic.com/en/api, read 2026-11. It has no text completions of OpenAI's kind, no embeddings and no
 Responses; the chat door is answered by Messages. Usage is part of every stream.

@@ -12,6 +12,7 @@ import msgspec
 
 from securellm.chat import Dialect, Endpoint, Headers
 from securellm.config.secrets import Secret
+from securellm.wire.words import Capabilities
 
 
 class Auth(enum.Enum):
@@ -27,7 +28,7 @@ class Quirks(msgspec.Struct, frozen=True):
     include_usage: Literal["inject", "always"] = "inject"
     # inject: `stream_options.include_usage` may be spliced into a stream's request to get its usage
     # always: usage comes without asking, or the field is refused; the request is left alone
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # for translated chat requests
+    capabilities: Capabilities = Capabilities()  # which words of its dialect a translated request may use
     idempotency_key: bool = False  # our request id goes up as `idempotency-key` when the caller sent none
     model_id_prefix: str = ""  # stripped from the ids in the provider's model list
 

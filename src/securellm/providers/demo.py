@@ -15,7 +15,7 @@ import msgspec
 
 from securellm.chat import Dialect, Endpoint, Headers
 from securellm.providers import demo_answers
-from securellm.providers.base import Adapter, EndpointPath, Quirks
+from securellm.providers.base import Adapter, EndpointPath
 from securellm.providers.demo_answers import Reply, Said, ToolCall
 
 MODELS = ("echo", "lorem")
@@ -37,7 +37,6 @@ ADAPTER = Adapter(
     models=None,
     needs_key=False,
     local=True,
-    quirks=Quirks(max_tokens_field="max_completion_tokens"),
 )
 
 _ENDPOINT_AT = {

@@ -1,7 +1,9 @@
 """What is known of a model, how providers list theirs, and how `/v1/models` shows them. Pure."""
 
+import calendar
+import itertools
+import re
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -14,6 +16,7 @@ from securellm.providers.registry import ADAPTERS
 MAX_MODELS = 10_000  # of one provider's list; the longest known has about a thousand
 MAX_ID_CHARS = 256
 
+_DATE = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d):(\d\d):(\d\d)(?:\.\d+)?[Zz])?", re.ASCII)
 _CONTEXT_FIELDS = ("context_window", "context_length", "max_context_length", "max_model_len", "max_input_tokens")
 _MAX_OUTPUT_FIELDS = ("max_completion_tokens", "max_output_length", "max_tokens")
 
@@ -70,12 +73,11 @@ def card_openai(card: ModelCard) -> dict[str, Any]:
 
 def card_anthropic(card: ModelCard) -> dict[str, Any]:
     """A model as Anthropic's API shows it. `created_at` is the epoch when the provider gave no date."""
-    created = datetime.fromtimestamp(card.created_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     shown: dict[str, Any] = {
         "type": "model",
         "id": card.id,
         "display_name": card.display_name or card.model,
-        "created_at": created,
+        "created_at": encode_date(card.created_s),
     }
     if card.context is not None:
         shown["max_input_tokens"] = card.context
@@ -98,6 +100,32 @@ def list_anthropic(cards: Iterable[ModelCard]) -> dict[str, Any]:
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,
     }
+
+
+def parse_date_s(text: str) -> int:
+    """Unix seconds of an RFC 3339 date or UTC time, 0 when it is neither."""
+    match = _DATE.fullmatch(text)
+    if match is None:
+        return 0
+    year, month, day, hour, minute, second = (int(part or 0) for part in match.groups())
+    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= calendar.monthrange(year, month)[1]):
+        return 0
+    return calendar.timegm((year, month, day, hour, minute, second))
+
+
+def encode_date(seconds: int) -> str:
+    """RFC 3339, in UTC, of Unix seconds."""
+    days, rest = divmod(seconds, 86_400)
+    for year in itertools.count(1970):
+        length = 366 if calendar.isleap(year) else 365
+        if days < length:
+            break
+        days -= length
+    month = 1
+    while days >= calendar.monthrange(year, month)[1]:
+        days -= calendar.monthrange(year, month)[1]
+        month += 1
+    return f"{year:04}-{month:02}-{days + 1:02}T{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}Z"
 
 
 def _parse_entry(provider: Provider, entry: dict[str, Any]) -> ModelCard | None:
@@ -131,10 +159,4 @@ def _created_s(entry: dict[str, Any]) -> int:
     if isinstance(created, int) and 0 < created < 2**33:
         return created
     written = entry.get("created_at")
-    if isinstance(written, str):
-        try:
-            moment = datetime.fromisoformat(written)
-            return max(0, int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp()))
-        except (ValueError, OverflowError):
-            return 0
-    return 0
+    return parse_date_s(written) if isinstance(written, str) else 0

@@ -1,4 +1,4 @@
-"""Ollama: http://localhost:11434. Pure data.
+"""Ollama: http://localhost:11434. Pure.
 
 Chat goes to the native `/api/chat`: its OpenAI-compatible endpoint cannot set the context window, and cuts longer
 prompts silently. Completions, embeddings and Responses (stateless, since 0.13.3) go to its OpenAI-compatible endpoints.

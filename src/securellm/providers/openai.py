@@ -1,4 +1,4 @@
-"""OpenAI: https://api.openai.com. Pure data.
+"""OpenAI: https://api.openai.com. Pure.
 
 Source: platform.openai.com/docs/api-reference, read 2026-11. The Messages door is answered by chat completions. There
 is no endpoint that counts the tokens of a Messages body, so count_tokens is refused.
@@ -6,6 +6,7 @@ is no endpoint that counts the tokens of a Messages body, so count_tokens is ref
 
 from securellm.chat import Dialect, Endpoint
 from securellm.providers.base import Adapter, EndpointPath, Quirks
+from securellm.wire.words import Capabilities
 
 ADAPTER = Adapter(
     name="openai",
@@ -18,7 +19,7 @@ ADAPTER = Adapter(
         Endpoint.MESSAGES: EndpointPath("/chat/completions", Dialect.OPENAI),
     },
     models=EndpointPath("/models", Dialect.OPENAI),
-    # Reasoning models refuse `max_tokens`; every current chat model takes `max_completion_tokens`.
-    # Its SDKs send an idempotency key on every POST that they may repeat.
-    quirks=Quirks(max_tokens_field="max_completion_tokens", idempotency_key=True),
+    # Reasoning models refuse `max_tokens`; every current chat model takes `max_completion_tokens`. Messages with
+    # `reasoning_content` are refused. Its SDKs send an idempotency key on every POST that they may repeat.
+    quirks=Quirks(capabilities=Capabilities(reasoning_content=False, max_completion_tokens=True), idempotency_key=True),
 )

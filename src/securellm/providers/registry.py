@@ -28,13 +28,7 @@ ADAPTERS: Mapping[str, Adapter] = {
 
 GENERIC_KIND = "openai-compatible"  # the kind of a provider whose section names none
 
-DECLARABLE: Mapping[str, Endpoint] = {
-    "completions": Endpoint.COMPLETIONS,
-    "embeddings": Endpoint.EMBEDDINGS,
-    "responses": Endpoint.RESPONSES,
-    "messages": Endpoint.MESSAGES,
-    "count_tokens": Endpoint.COUNT_TOKENS,
-}
+DECLARABLE: Mapping[str, Endpoint] = {endpoint.value: endpoint for endpoint in compatible.PATHS}
 # What `[providers.<name>] endpoints` may name: further endpoints of a server that speaks OpenAI's dialect.
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}

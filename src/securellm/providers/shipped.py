@@ -1,16 +1,16 @@
-"""The catalogue that we ship: well-known models of each provider, with their source and date.
+"""The catalogue that we ship: well-known models of each provider, with their source and date. Pure.
 
 It names models for bare names and `/v1/models` until a sync has asked the providers, and their limits where a
 provider's own list has none. It is data, not a gate: a prefixed model is asked for whether it is listed or not.
+`catalogue.json` lies beside this file and is read as its code is, by the loader that imported it.
 """
 
-from datetime import UTC, datetime
+import pkgutil
 from functools import cache
-from importlib.resources import files
 
 import msgspec
 
-from securellm.providers.models import ModelCard
+from securellm.providers.models import ModelCard, parse_date_s
 
 
 class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -30,22 +30,18 @@ class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 @cache
 def load_shipped() -> tuple[ModelCard, ...]:
     """Every shipped card; `provider` is the family that the model belongs to. Read once."""
-    data = files("securellm.providers").joinpath("catalogue.json").read_bytes()
-    sections = msgspec.json.decode(data, type=dict[str, _Section])
+    data = pkgutil.get_data("securellm.providers", "catalogue.json")
+    sections = msgspec.json.decode(data or b"{}", type=dict[str, _Section])
     return tuple(
         ModelCard(
             provider=kind,
             model=entry.id,
             context=entry.context,
             max_output=entry.max_output,
-            created_s=_midnight_s(entry.created),
+            created_s=parse_date_s(entry.created or ""),
             display_name=entry.display_name,
             free=kind == "demo",
         )
         for kind, section in sections.items()
         for entry in section.models
     )
-
-
-def _midnight_s(day: str | None) -> int:
-    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) if day else 0
