@@ -64,10 +64,11 @@ def _check_target(
             path, f"several providers own the model: {', '.join(owned_by)}; expected <provider>/<model>"
         )
         return
+    if not slash:
+        return  # a bare name may be in the catalogue of models, which `check-config` and `serve` ask afterwards
     near = nearest_name(provider, known)
-    hint = f"{near}/{model or '<model>'}" if near and slash else None
-    what = "leads to no configured provider" if slash else "names a model that no provider is known to own"
-    sources.add_mistake(path, f"{what}; expected <provider>/<model>", hint)
+    hint = f"{near}/{model}" if near and model else None
+    sources.add_mistake(path, "leads to no configured provider; expected <provider>/<model>", hint)
 
 
 def _check_built(sources: Sources) -> None:
