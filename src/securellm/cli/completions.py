@@ -14,7 +14,7 @@ def completions(shell: str) -> None:
     zsh:   eval "$(securellm completions zsh)"       in ~/.zshrc
     fish:  securellm completions fish > ~/.config/fish/completions/securellm.fish
     """
-    from securellm.cli.main import cli  # not at the top: the group imports this module
+    from securellm.cli.group import cli  # not at the top: the group imports this module
 
     made_by = get_completion_class(shell)
     if made_by is None:

@@ -1,89 +1,38 @@
-"""`securellm`: the group of all commands. A command's module is imported when it is called, and no sooner.
+"""`securellm`: the entry point, which turns a command's end into an exit code.
 
-So `securellm --version` and completion stay quick, and a command pays only for what it needs.
+The version is printed before click is imported, as its import is most of the time that this takes.
 """
 
 import sys
-from importlib import import_module
-from typing import Any, NamedTuple
-
-import click
 
 from securellm import __version__
 
+FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-class Command(NamedTuple):
-    """Where a command is and what it does; the name in its module is the command's, `-` as `_`."""
-
-    module: str
-    help: str
-
-
-COMMANDS: dict[str, Command] = {
-    "serve": Command("serve", "Start the gateway."),
-    "check-config": Command("check_config", "Find every mistake in the configuration."),
-    "keys": Command("keys", "Make, list and revoke the keys of callers."),
-    "chat": Command("chat", "Ask a model through the gateway."),
-    "models": Command("models", "List the models of the gateway."),
-    "health": Command("health", "Show how the gateway and its providers are."),
-    "info": Command("info", "Show how a provider is configured."),
-    "completions": Command("completions", "Print the completion script of a shell."),
-}
-
-
-class LazyGroup(click.Group):
-    """A group that knows its commands by name and imports them one by one."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Every command, in the order in which one meets them."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
-        known = COMMANDS.get(cmd_name)
-        if known is None:
-            return None
-        module = import_module(f"securellm.cli.{known.module}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but an unknown command comes with the nearest known one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches  # not at the top: only a mistake needs it
-
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"Did you mean: securellm {near[0]}" if near else "securellm --help lists the commands."
-            raise click.UsageError(f"No such command: {args[0]}. {hint}", ctx)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing any."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="securellm %(version)s")
-def cli() -> None:
-    """SecureLLM Bridge: one OpenAI- and Anthropic-compatible endpoint in front of your providers.
-
-    Start with: securellm serve
-    """
-
-
 def main() -> None:
-    """The entry point: run a command, end with its exit code. Ctrl-C ends quietly."""
-    sys.exit(_run())
-
-
-def _run() -> Any:
+    """Run a command and end with its exit code. Ctrl-C ends quietly."""
+    if sys.argv[1:] == ["--version"]:
+        print(f"securellm {__version__}")
+        return
     try:
-        return cli.main(prog_name="securellm", standalone_mode=False)
+        sys.exit(_run())
+    except BrokenPipeError:
+        # Whoever read our output has gone, as in `securellm models | head -1`. What is still buffered has no reader.
+        sys.stdout = None  # type: ignore[assignment]  # the interpreter's last flush looks for None
+        sys.exit(FAILED)
+
+
+def _run() -> int:
+    import click  # not at the top: see above
+
+    from securellm.cli.group import cli
+
+    try:
+        code = cli.main(prog_name="securellm", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())
         return 0
