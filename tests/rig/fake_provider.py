@@ -32,7 +32,8 @@ class Connection:
     closed_how: Closing | None = None
     closed: trio.Event = field(default_factory=trio.Event)
 
-    def _close(self, how: Closing) -> None:
+    def mark_closed(self, how: Closing) -> None:
+        """Note the first closing."""
         if self.closed_how is None:
             self.closed_s = trio.current_time()
             self.closed_how = how
@@ -142,11 +143,11 @@ class FakeProvider:
             try:
                 data = await peer.recv(_RECEIVE_BYTES)
             except ConnectionError:
-                return connection._close("RST")
+                return connection.mark_closed("RST")
             except (trio.ClosedResourceError, OSError):
-                return connection._close("ours")
+                return connection.mark_closed("ours")
             if not data:
-                return connection._close("FIN")
+                return connection.mark_closed("FIN")
             buffer += data
             while (request := _take_request(buffer, connection)) is not None:
                 self.requests.append(request)
@@ -207,7 +208,7 @@ class _SocketWire:
 
     def rst(self) -> None:
         self._peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._connection._close("ours")
+        self._connection.mark_closed("ours")
         self._peer.close()
 
 

@@ -40,8 +40,8 @@ async def second_provider() -> AsyncIterator[FakeProvider]:
 def serving(nursery: trio.Nursery, tmp_path: Path, lane: str) -> Serving:
     """Starts a gateway of the test's own settings; it ends with the test."""
 
-    async def start(providers: FakeProvider | Mapping[str, FakeProvider | str], **settings: Any) -> RunningGateway:
-        names = dict.fromkeys(PROVIDER_KINDS, providers) if isinstance(providers, FakeProvider) else providers
+    async def start(fakes: FakeProvider | Mapping[str, FakeProvider | str], /, **settings: Any) -> RunningGateway:
+        names = dict.fromkeys(PROVIDER_KINDS, fakes) if isinstance(fakes, FakeProvider) else fakes
         folder = tmp_path / f"gateway{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         running: RunningGateway = await nursery.start(run_gateway, make_config(folder, names, **settings))

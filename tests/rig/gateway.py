@@ -114,10 +114,10 @@ async def run_gateway(
                 running.stopped.set()
 
 
-def make_config(folder: Path, providers: Mapping[str, FakeProvider | str], **settings: Any) -> "Config":
+def make_config(folder: Path, fakes: Mapping[str, FakeProvider | str], /, **settings: Any) -> "Config":
     """The loaded configuration of a gateway whose state is under `folder`.
 
-    `providers` maps the name of a provider to the fake (or base URL) that stands for it. `settings` are sections,
+    `fakes` maps the name of a provider to the fake (or base URL) that stands for it. `settings` are sections,
     laid over the rig's own; `providers={"openai": {...}}` adds to one provider's settings.
     """
     from securellm.config import load_config  # not at the top: the rig's own tests need no product
@@ -132,7 +132,7 @@ def make_config(folder: Path, providers: Mapping[str, FakeProvider | str], **set
                 **({} if name == "ollama" else {"api_key": "env:RIG_PROVIDER_KEY"}),
                 **_PROVIDER_DEFAULTS,
             }
-            for name, fake in providers.items()
+            for name, fake in fakes.items()
         },
     }
     path = folder / "config.toml"
