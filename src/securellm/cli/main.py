@@ -20,7 +20,7 @@ def main() -> None:
         sys.exit(_run())
     except BrokenPipeError:
         # Whoever read our output has gone, as in `securellm models | head -1`. What is still buffered has no reader.
-        sys.stdout = None  # type: ignore[assignment]  # the interpreter's last flush looks for None
+        sys.stdout = None  # the interpreter's last flush looks for None
         sys.exit(FAILED)
 
 

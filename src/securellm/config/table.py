@@ -393,11 +393,11 @@ def provider_variable(provider: str, suffix: str) -> str:
 def default_of(setting: Setting) -> object:
     """The default of a setting, read from the tree's structs; None where it has none."""
     here: object = tree.Config
-    for part in setting.path:
+    for depth, part in enumerate(setting.path):
         if part == "*":
             here = {"providers": tree.Provider, "models": tree.Model}.get(setting.path[0])
             continue
-        if part in ("providers", "models"):
+        if depth == 0 and part in ("providers", "models"):
             continue
         if not isinstance(here, type) or not issubclass(here, msgspec.Struct):
             return None
