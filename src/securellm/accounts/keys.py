@@ -1,0 +1,83 @@
+"""API keys: their form, how they are stored, when they hold. Pure.
+
+A key is `slb_<id8>_<43 characters>`: an id that may be shown, and 256 random bits in base64url. Stored is only the
+HMAC-SHA256 of the whole text under a pepper that lies outside the store; with that much randomness a slow hash would
+add nothing but CPU to every request.
+"""
+
+import base64
+import hashlib
+import hmac
+import re
+
+import msgspec
+
+from securellm.chat import KeyId
+
+ROLES = ("user", "auditor", "operator", "admin")
+
+ID_BYTES = 5  # 40 bits are 8 characters of base32
+SECRET_BYTES = 32
+MIN_CONFIG_KEY_CHARS = 16  # of a key that the configuration gives; any text of at least this length
+MAX_KEY_CHARS = 512  # what is longer is refused before it is hashed
+MIN_PEPPER_BYTES = 16
+
+_FORM = re.compile(r"slb_([a-z2-7]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
+
+
+class MintedKey(msgspec.Struct, frozen=True):
+    """A new key. `text` is shown once and kept nowhere; the repr hides it."""
+
+    id: KeyId
+    text: str
+
+    def __repr__(self) -> str:
+        """The id alone."""
+        return f"<MintedKey {self.id}>"
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """What is kept of a key. Times are Unix seconds; None: it does not expire, it is not revoked."""
+
+    id: KeyId
+    digest: bytes
+    name: str
+    role: str
+    created_at_s: int
+    expires_at_s: int | None = None
+    revoked_at_s: int | None = None
+
+    def __repr__(self) -> str:
+        """Without the digest."""
+        return f"<KeyRecord {self.id} {self.name!r} {self.role} {self.state(self.created_at_s)}>"
+
+    def state(self, now_s: float) -> str:
+        """`active`, `expired` or `revoked`."""
+        if self.revoked_at_s is not None:
+            return "revoked"
+        return "expired" if self.expires_at_s is not None and now_s >= self.expires_at_s else "active"
+
+
+def mint_key(random: bytes) -> MintedKey:
+    """The key that `ID_BYTES + SECRET_BYTES` random bytes make."""
+    if len(random) != ID_BYTES + SECRET_BYTES:
+        raise ValueError(f"got {len(random)} random bytes, expected {ID_BYTES + SECRET_BYTES}")
+    key_id = base64.b32encode(random[:ID_BYTES]).decode().lower()
+    secret = base64.urlsafe_b64encode(random[ID_BYTES:]).decode().rstrip("=")
+    return MintedKey(KeyId(key_id), f"slb_{key_id}_{secret}")
+
+
+def parse_key(text: str) -> KeyId | None:
+    """The id of a key in our form, None for any other text."""
+    match = _FORM.fullmatch(text)
+    return KeyId(match[1]) if match else None
+
+
+def digest_key(pepper: bytes, text: str) -> bytes:
+    """What is stored of a key, and what a presented key is compared by."""
+    return hmac.digest(pepper, text.encode(), hashlib.sha256)
+
+
+def same_digest(one: bytes, other: bytes) -> bool:
+    """Whether two digests are equal, in constant time."""
+    return hmac.compare_digest(one, other)
