@@ -65,7 +65,8 @@ _SECTION_NOTES: dict[str, str] = {
     "database": """The store is SQLite. `sqlite:models.db` is relative to the working directory,
 `sqlite:/srv/models.db` and `sqlite:////srv/models.db` are absolute. With three slashes `sqlite:///srv/models.db` is
 absolute, as sqlx reads it; a bare file name (`sqlite:///models.db`) and any URL with a driver
-(`sqlite+pysqlite:///srv/models.db`) are relative, as SQLAlchemy reads them. A store in memory is refused: every key would be lost at the end.""",
+(`sqlite+pysqlite:///srv/models.db`) are relative, as SQLAlchemy reads them. A store in memory is refused: every key
+would be lost at the end.""",
     "providers.<name>": f"""Built in: {", ".join(f"`{name}`" for name in table.BUILT_IN)}.
 Any other name is a provider of your own, with `kind` and `base_url`; it is made of small letters, digits, `-` and `_`.
 
