@@ -1,0 +1,146 @@
+"""The server: sockets, TLS, signals and the drain. Start reading here from outside.
+
+Composes the parts of Hypercorn (its TCP server and HTTP/1.1 protocol, subclassed in `web/connection.py` and
+`web/http1.py`) instead of calling its `serve`, because that starts the application before the runtime, cannot be told
+to announce a stop, and leaves idle connections open while it stops.
+
+    SIGTERM ── not ready ── announce_s ── no new connections ── open requests, at most term_s ── error events ── exit 0
+    SIGINT   ── the same with interrupt_s and no announcement        a second signal ── at once
+
+Importing this module is cheap, so that `bind_sockets` can run before Quart and Hypercorn are imported: a client that
+connects while the process starts waits in the backlog instead of being refused.
+"""
+
+import logging
+import signal
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from securellm.config.tree import Config, Tls
+from securellm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from securellm.web.listening import Listening
+    from securellm.web.seam import Runtime
+
+BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
+LAST_WORDS_S = 5.0  # how long open requests have to send their error event when the drain's time is over
+
+_log = logging.getLogger("securellm.server")
+
+
+def bind_sockets(config: Config) -> list[socket.socket]:
+    """Listening sockets for `server.host` and `server.port`, one for each address of the host. Raises ConfigError."""
+    server = config.server
+    sockets: list[socket.socket] = []
+    try:
+        addresses = socket.getaddrinfo(
+            server.host or None, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )
+        for family, kind, protocol, _, address in dict.fromkeys(addresses):
+            sockets.append(_listen(family, kind, protocol, address))
+            if server.port == 0:
+                break  # two addresses would get two ports
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        reason = error.strerror or "the name cannot be resolved"
+        raise ConfigError(f"cannot listen on {server.host} port {server.port}: {reason.lower()}") from error
+    return sockets
+
+
+async def serve(
+    runtime: "Runtime",
+    *,
+    sockets: list[socket.socket],
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve on the sockets until a signal says stop and the drain is done. Starts with the URLs that are served.
+
+    The sockets are closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
+    """
+    from securellm.web.listening import Listening
+
+    listening = Listening(runtime, sockets, tls_context(runtime.config.security.tls))
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            urls = await nursery.start(listening.run)
+            for url in urls:
+                _log.info("serving on %s", url)
+            task_status.started(urls)
+            first = await _next_stop(signals)
+            nursery.start_soon(_drain_then_cancel, runtime, listening, first, nursery.cancel_scope)
+            await _next_stop(signals)
+            _log.warning("a second signal: stopping at once, open requests are cut")
+            nursery.cancel_scope.cancel()
+
+
+def tls_context(tls: Tls) -> ssl.SSLContext | None:
+    """The TLS settings, None where plain HTTP is served. HTTP/1.1 is the only protocol that is offered.
+
+    Raises ConfigError.
+    """
+    if tls.cert_path is None or tls.key_path is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(tls.cert_path, tls.key_path)
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"security.tls: the certificate or its key cannot be loaded: {reason}") from error
+    return context
+
+
+async def _drain_then_cancel(
+    runtime: "Runtime", listening: "Listening", first: signal.Signals, scope: trio.CancelScope
+) -> None:
+    drain = runtime.config.drain
+    patient = first is signal.SIGTERM
+    patience_s = drain.term_s if patient else drain.interrupt_s
+    _log.info("%s: finishing open requests within %g s", first.name, patience_s)
+    listening.announce_stop()
+    if patient:
+        await trio.sleep(drain.announce_s)
+    await listening.stop_accepting()
+    runtime.gateway.stop_accepting()
+    with trio.move_on_after(patience_s) as waiting:
+        await listening.wait_until_empty()
+    if waiting.cancelled_caught:
+        _log.warning("ending %d connections that did not finish in time", listening.statistics().connections)
+        runtime.gateway.end_streams()
+        with trio.move_on_after(LAST_WORDS_S):
+            await listening.wait_until_empty()
+    scope.cancel()
+
+
+async def _next_stop(signals: AsyncIterator[int]) -> signal.Signals:
+    """The next signal that means stop. SIGHUP does not: a reload is not built in this version."""
+    async for number in signals:
+        received = signal.Signals(number)
+        if received is not signal.SIGHUP:
+            return received
+        _log.info("SIGHUP: ignored; this version reads its configuration at start only")
+    raise AssertionError("the stream of signals has no end")
+
+
+def _listen(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        listener.setblocking(False)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener

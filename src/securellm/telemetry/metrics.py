@@ -1,0 +1,109 @@
+"""What is counted, under the names that dashboards know. One registry of our own per process, children looked up once.
+
+Labels hold only what the configuration bounds: providers' names, endpoints, statuses. Never a model, which callers
+choose.
+"""
+
+import functools
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from securellm.chat import Attempt, Settlement
+
+DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# From our own refusals (milliseconds) to timeouts.total_s, the longest that a request may take.
+
+BREAKER_VALUES = {"closed": 0, "open": 1, "half_open": 2}
+
+NO_PROVIDER = "none"  # the label of a request that was refused before a provider was chosen
+
+
+class Metrics:
+    """The process's counters. `settled` is called by the ledger, the rest by the endpoint that shows them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self._requests = Counter(
+            "securellm_requests",
+            "Requests settled, by endpoint and outcome.",
+            ["endpoint", "status"],
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "securellm_request_duration_seconds",
+            "From the request's head to its settlement.",
+            ["endpoint"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self._first_token = Histogram(
+            "securellm_first_token_seconds",
+            "From the request's head to the first semantic event of a stream.",
+            ["provider"],
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
+        )
+        self._provider_requests = Counter(
+            "securellm_provider_requests", "Attempts sent to a provider.", ["provider"], registry=registry
+        )
+        self._provider_errors = Counter(
+            "securellm_provider_errors", "Attempts that ended in an error.", ["provider"], registry=registry
+        )
+        self._breaker = Gauge(
+            "securellm_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", ["provider"], registry=registry
+        )
+        self._tokens = Counter(
+            "securellm_token_usage", "Tokens used, as far as is known.", ["provider", "type"], registry=registry
+        )
+        self._cost = Counter(
+            "securellm_cost_usd",
+            "Cost in US dollars; nothing is priced in this version.",
+            ["provider"],
+            registry=registry,
+        )
+        self._cache_hits = Counter(
+            "securellm_cache_hits", "Answers from the cache; there is none in this version.", registry=registry
+        )
+        self._cache_misses = Counter(
+            "securellm_cache_misses", "Requests that the cache could not answer.", registry=registry
+        )
+        # A child looked up by its labels costs more than counting on it.
+        self._counter = functools.cache(_counter_child)
+        self._histogram = functools.cache(_histogram_child)
+
+    def settled(self, settlement: Settlement) -> None:
+        """Count one request and its attempts. Waits for nothing."""
+        endpoint = settlement.endpoint.value
+        self._counter(self._requests, endpoint, settlement.outcome.status.value).inc()
+        self._histogram(self._duration, endpoint).observe(settlement.duration_ms / 1000)
+        for attempt in settlement.attempts:
+            self._attempted(attempt)
+        provider = settlement.provider or NO_PROVIDER
+        if settlement.first_token_ms is not None:
+            self._histogram(self._first_token, provider).observe(settlement.first_token_ms / 1000)
+        if settlement.usage is not None:
+            self._counter(self._tokens, provider, "prompt").inc(settlement.usage.prompt_tokens)
+            self._counter(self._tokens, provider, "completion").inc(settlement.usage.completion_tokens)
+
+    def breaker(self, provider: str, state: str) -> None:
+        """Show a provider's circuit breaker as `closed`, `open` or `half_open`."""
+        self._breaker.labels(provider).set(BREAKER_VALUES[state])
+
+    def expose(self) -> bytes:
+        """Everything in Prometheus's text format. Takes tens of milliseconds with many series: call it in a thread."""
+        return generate_latest(self.registry)
+
+    def _attempted(self, attempt: Attempt) -> None:
+        if attempt.skipped is None:
+            self._counter(self._provider_requests, attempt.provider).inc()
+            if attempt.error_code is not None and attempt.error_code != "cancelled":
+                self._counter(self._provider_errors, attempt.provider).inc()
+
+
+def _counter_child(metric: Counter, *labels: str) -> Counter:
+    return metric.labels(*labels)
+
+
+def _histogram_child(metric: Histogram, *labels: str) -> Histogram:
+    return metric.labels(*labels)

@@ -1,0 +1,29 @@
+"""What operators do over HTTP: ask the providers for their models. The rest is not built yet."""
+
+from typing import TYPE_CHECKING
+
+from securellm.web import schemas
+from securellm.web.answers import json_answer
+from securellm.web.asgi import EdgeRequest
+from securellm.web.routes import Access, Route
+
+if TYPE_CHECKING:
+    from quart.wrappers import Response
+
+
+async def sync_models(edge: EdgeRequest) -> "Response":
+    """Ask every provider for its models now, and tell what each said. One that fails does not fail the others."""
+    return json_answer({"providers": await edge.runtime.sync_models()})
+
+
+ROUTES = (
+    Route(
+        path="/api/models/sync",
+        methods=("POST",),
+        access=Access.OPERATOR,
+        view=sync_models,
+        summary="Ask the providers for their models",
+        tag="Operation",
+        answers={"200": schemas.SYNCED},
+    ),
+)

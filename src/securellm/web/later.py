@@ -1,0 +1,67 @@
+"""Endpoints that the APIs we speak have and this version does not: refused by name, so that nobody looks for a typo."""
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from securellm.errors import NotAvailable
+from securellm.web.asgi import EdgeRequest
+from securellm.web.routes import Access, Route
+
+if TYPE_CHECKING:
+    from quart.wrappers import Response
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+# path -> what it is. Each also stands for everything below it.
+FAMILIES = {
+    "/v1/audio": "audio",
+    "/v1/images": "images",
+    "/v1/videos": "videos",
+    "/v1/batches": "batches",
+    "/v1/messages/batches": "message batches",
+    "/v1/files": "files",
+    "/v1/uploads": "uploads",
+    "/v1/moderations": "moderations",
+    "/v1/realtime": "realtime",
+    "/v1/fine_tuning": "fine-tuning",
+    "/v1/assistants": "assistants",
+    "/v1/threads": "threads",
+    "/v1/vector_stores": "vector stores",
+    "/v1/containers": "containers",
+    "/v1/conversations": "conversations",
+    "/v1/evals": "evals",
+    "/v1/rerank": "reranking",
+    "/v1/complete": "Anthropic's text completions",
+    "/v1/organizations": "administration of organizations",
+    "/api/admin": "administration over this port",
+}
+# Things kept by the provider, or asked of a request that is under way.
+SINGLE = {
+    "/v1/chat/completions/<path:rest>": "stored chat completions",
+    "/v1/responses/<path:rest>": "stored responses",
+    "/v1/requests/<path:rest>": "acting on a request that is under way",
+}
+
+
+def _refusing(what: str) -> Route:
+    async def refuse(edge: EdgeRequest, rest: str = "") -> "Response":
+        raise NotAvailable(f"{what}: not available in this version of SecureLLM Bridge; GET /docs lists what is")
+
+    return Route(
+        path="",
+        methods=METHODS,
+        access=Access.PUBLIC,
+        view=refuse,
+        summary=f"Not available in this version: {what}",
+        tag="Later",
+        shown=False,
+    )
+
+
+def _routes() -> tuple[Route, ...]:
+    paths = [(path + below, what) for path, what in FAMILIES.items() for below in ("", "/<path:rest>")]
+    return tuple(msgspec.structs.replace(_refusing(what), path=path) for path, what in [*paths, *SINGLE.items()])
+
+
+ROUTES = _routes()

@@ -1,0 +1,125 @@
+"""What the edge needs of the running gateway. `securellm.runtime.Runtime` is the real one; tests have a smaller one."""
+
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from securellm.chat import Call, Caller, Headers, Outcome, Receipt
+from securellm.config import Config
+
+
+class Permit(Protocol):
+    """A request that was let in."""
+
+    @property
+    def settled(self) -> bool:
+        """`settle` was called for it."""
+
+
+class Pulled(Protocol):
+    """What one wait for the provider brought."""
+
+    @property
+    def data(self) -> bytes:
+        """To the caller now."""
+
+    @property
+    def held(self) -> bytes:
+        """To the caller once the outcome is durable."""
+
+    @property
+    def last(self) -> bool:
+        """There is nothing more to pull."""
+
+    @property
+    def abort(self) -> bool:
+        """The stream was cut: end the connection without the closing chunk."""
+
+
+class Upstream(Protocol):
+    """An answer that has begun; closing it closes the provider's connection at once."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status for the caller."""
+
+    @property
+    def headers(self) -> Headers:
+        """Every header for the caller, except those of the framing."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended; known once `pull` has returned the last piece."""
+
+    async def pull(self) -> Pulled:
+        """Wait for more. Raises nothing but Cancelled."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None: ...
+
+
+class Gateway(Protocol):
+    """The nine steps, as the edge sees them."""
+
+    @property
+    def stopping(self) -> bool:
+        """No new requests are let in."""
+
+    def identify(self, headers: Headers) -> Caller:
+        """Whose key is it. Raises InvalidKey or StoreUnavailable."""
+
+    async def admit(self, call: Call) -> Any:
+        """A Permit, or the Answer that refuses."""
+
+    async def ask(self, permit: Any) -> Any:
+        """An Upstream, or the Answer that is complete."""
+
+    def settle(self, permit: Any, outcome: Outcome) -> Receipt:
+        """Close the books of a request, exactly once; never waits."""
+
+    def stop_accepting(self) -> None:
+        """Refuse new requests from now on."""
+
+    def end_streams(self) -> None:
+        """End every open request with an error in the caller's dialect."""
+
+
+class Runtime(Protocol):
+    """Everything long-lived that the edge shows or uses."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration now in force."""
+
+    @property
+    def gateway(self) -> Any:
+        """A Gateway."""
+
+    @property
+    def catalogue(self) -> Any:
+        """Has `models()`: the list of what can be asked for."""
+
+    @property
+    def metrics(self) -> Any:
+        """A `telemetry.metrics.Metrics`."""
+
+    @property
+    def providers(self) -> Any:
+        """The enabled providers by name."""
+
+    @property
+    def origins(self) -> Any:
+        """`of(provider).statistics()` has its breaker's state."""
+
+    @property
+    def accounts(self) -> Any:
+        """`statistics()` tells how fresh the snapshot of the keys is."""
+
+    @property
+    def started_s(self) -> float:
+        """When it was ready, on time.monotonic()'s clock."""
+
+    async def sync_models(self) -> Any:
+        """Ask every provider for its models, update the catalogue, and tell what came of it."""
