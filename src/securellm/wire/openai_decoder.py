@@ -1,0 +1,175 @@
+"""An OpenAI-dialect provider's answer, decoded into neutral events. Pure.
+
+Reads what the followers of the dialect are known to send: reasoning as `reasoning_content`, `reasoning` or
+`reasoning_details`; content as text or as an array of parts (Mistral); tool calls with unreliable indexes
+(`toolcalls.py`); usage in the last chunk, in the choice (Moonshot) or under `x_groq`; errors as a chunk of their own.
+The terminal event is `[DONE]`. A finish of `stop` after a tool call counts as `tool_calls`.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from securellm.chat import Dialect
+from securellm.errors import UpstreamInvalid
+from securellm.wire.envelope import parse_in_band_error
+from securellm.wire.finish import finish_reason
+from securellm.wire.sse import SSESplitter, parse_event
+from securellm.wire.toolcalls import ToolCalls
+from securellm.wire.usage import merge_reported, usage_from_openai
+from securellm.wire.words import (
+    Ended,
+    Event,
+    Failed,
+    Finished,
+    JSONObject,
+    RefusalDelta,
+    Started,
+    TextDelta,
+    ThinkingDelta,
+    UsageReported,
+)
+
+_DONE = b"[DONE]"
+
+
+class OpenAIDecoder:
+    """The decoder of one answer, a stream or a whole. `tool_id_prefix` begins ids that the provider leaves out."""
+
+    def __init__(self, tool_id_prefix: str) -> None:
+        self._splitter = SSESplitter()
+        self._calls = ToolCalls(tool_id_prefix)
+        self._started = False
+        self._reported: dict[str, object] | None = None
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """The events of the next bytes, cut anywhere. Raises UpstreamInvalid."""
+        for event in self._splitter.feed(data):
+            if event.data is not None:
+                yield from self._payload(event.event, event.data)
+
+    def end(self) -> Iterator[Event]:
+        """The terminal or error event, where only its blank line is missing."""
+        event = parse_event(self._splitter.tail())
+        if event.data is None:
+            return
+        if event.data.strip() == _DONE:
+            yield Ended()
+        elif is_error(event.data):
+            yield from self._payload(event.event, event.data)
+
+    def whole(self, body: bytes) -> Iterator[Event]:
+        """The events of a complete answer. Raises UpstreamInvalid."""
+        answer = read_answer(body)
+        if answer.get("error"):
+            yield Failed(parse_in_band_error(answer))
+            return
+        choices = answer.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise UpstreamInvalid("the provider's answer has no choices")
+        choice: JSONObject = choices[0]
+        message = choice.get("message")
+        yield from self._start(answer)
+        if isinstance(message, dict):
+            yield from self._said(message)
+            for call in _objects(message.get("tool_calls")):
+                yield from self._calls.whole(call)
+            if isinstance(message.get("function_call"), dict):
+                yield from self._calls.whole({"function": message["function_call"]})
+        yield from self._closing(answer, choice)
+        yield Ended()
+
+    def _payload(self, name: bytes, data: bytes) -> Iterator[Event]:
+        if data.strip() == _DONE:
+            yield Ended()
+            return
+        chunk = read_answer(data)
+        if chunk.get("error") or name == b"error":
+            yield Failed(parse_in_band_error(chunk))
+            return
+        yield from self._start(chunk)
+        choice = next((choice for choice in _objects(chunk.get("choices")) if choice.get("index") in (0, None)), {})
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            yield from self._said(delta)
+            for call in _objects(delta.get("tool_calls")):
+                yield from self._calls.fragment(call)
+            if isinstance(delta.get("function_call"), dict):
+                yield from self._calls.fragment({"function": delta["function_call"], "index": 0})
+        yield from self._closing(chunk, choice)
+
+    def _start(self, answer: JSONObject) -> Iterator[Event]:
+        if not self._started:
+            self._started = True
+            yield Started(_text(answer.get("id")) or None, _text(answer.get("model")) or None)
+
+    def _said(self, message: JSONObject) -> Iterator[Event]:
+        """The words in a message or a delta: reasoning first, as the model wrote it."""
+        reasoning = _reasoning(message)
+        if reasoning:
+            yield ThinkingDelta(reasoning)
+        content = message.get("content")
+        if isinstance(content, str) and content:
+            yield TextDelta(content)
+        for part in _objects(content):
+            if part.get("type") == "text" and _text(part.get("text")):
+                yield TextDelta(_text(part["text"]))
+            elif part.get("type") == "thinking" and _joined(part.get("thinking")):
+                yield ThinkingDelta(_joined(part["thinking"]))
+        if _text(message.get("refusal")):
+            yield RefusalDelta(_text(message["refusal"]))
+
+    def _closing(self, answer: JSONObject, choice: JSONObject) -> Iterator[Event]:
+        native = choice.get("finish_reason")
+        if isinstance(native, str) and native:
+            yield from self._calls.close()
+            reason = finish_reason(Dialect.OPENAI, native)
+            yield Finished("tool_calls" if reason == "stop" and len(self._calls) else reason, native)
+        groq = answer.get("x_groq")
+        for reported in (
+            choice.get("usage"),
+            groq.get("usage") if isinstance(groq, dict) else None,
+            answer.get("usage"),
+        ):
+            if isinstance(reported, dict) and reported:
+                self._reported = merge_reported(self._reported, reported)
+                yield UsageReported(usage_from_openai(self._reported))
+
+
+def read_answer(data: bytes) -> JSONObject:
+    """A provider's JSON object. Raises UpstreamInvalid, also for half of a surrogate pair."""
+    try:
+        answer = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
+        raise UpstreamInvalid("the provider sent something that is not valid json") from exc
+    if not isinstance(answer, dict):
+        raise UpstreamInvalid("the provider sent json that is not an object")
+    return answer
+
+
+def is_error(data: bytes) -> bool:
+    """Whether this is a complete JSON object that reports an error."""
+    try:
+        return bool(read_answer(data).get("error"))
+    except UpstreamInvalid:
+        return False
+
+
+def _reasoning(message: JSONObject) -> str:
+    for name in ("reasoning_content", "reasoning"):
+        if _text(message.get(name)):
+            return _text(message[name])
+    details = _objects(message.get("reasoning_details"))
+    return "".join(_text(detail.get("text")) or _text(detail.get("summary")) for detail in details)
+
+
+def _objects(value: object) -> list[JSONObject]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _joined(value: object) -> str:
+    return _text(value) or "".join(_text(part.get("text")) for part in _objects(value))
