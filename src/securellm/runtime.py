@@ -84,7 +84,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     async with open_store(config) as store:
         accounts = Accounts(config, store)
         await accounts.refresh()
-        asker = Asker(clients, origins, config.timeouts, catalogue.max_output)
+        asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
         gateway = Gateway(config, accounts, catalogue, origins, asker, ledger)
         discovery = Discovery(providers, catalogue, clients, connect_s=config.timeouts.connect_s)
         runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)

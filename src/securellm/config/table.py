@@ -309,6 +309,13 @@ SETTINGS: tuple[Setting, ...] = (
         _row("total_s", Kind.SECONDS, "For the whole request, every attempt included.", unit="s", least=0.001),
     ),
     *_rows(
+        "heartbeat",
+        _row("chat_s", Kind.SECONDS, "Silence in a stream of /v1/chat/completions before a comment is sent; 0: none.", unit="s", least=0),
+        _row("completions_s", Kind.SECONDS, "Silence in a stream of /v1/completions before a comment is sent; 0: none.", unit="s", least=0),
+        _row("messages_s", Kind.SECONDS, "Silence in a stream of /v1/messages before a `ping` is sent; 0: none.", unit="s", least=0),
+        _row("responses_s", Kind.SECONDS, "Silence in a stream of /v1/responses before a comment is sent; 0: none.", unit="s", least=0),
+    ),
+    *_rows(
         "drain",
         _row("term_s", Kind.SECONDS, "After SIGTERM open requests may go on for this long.", unit="s", least=0),
         _row("interrupt_s", Kind.SECONDS, "The same after Ctrl-C.", unit="s", least=0),

@@ -105,6 +105,15 @@ class Timeouts(msgspec.Struct, frozen=True):
     total_s: float = 600.0
 
 
+class Heartbeat(msgspec.Struct, frozen=True):
+    """`[heartbeat]`: the silence in a stream, by front door, after which a sign of life is sent; 0 sends none."""
+
+    chat_s: float = 0.0
+    completions_s: float = 0.0
+    messages_s: float = 0.0
+    responses_s: float = 0.0
+
+
 class Drain(msgspec.Struct, frozen=True):
     """`[drain]`: how long open requests may go on when the gateway is told to stop."""
 
@@ -176,6 +185,7 @@ class Config(msgspec.Struct, frozen=True):
     aliases: dict[str, str] = msgspec.field(default_factory=dict)
     auto: Auto = Auto()
     timeouts: Timeouts = Timeouts()
+    heartbeat: Heartbeat = Heartbeat()
     drain: Drain = Drain()
     budgets: Budgets = Budgets()
     cache: Cache = Cache()

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import trio
 
-from securellm.chat import Headers, Relay, Relayed
-from securellm.config.tree import Timeouts
+from securellm.chat import Endpoint, Headers, Relay, Relayed
+from securellm.config.tree import Heartbeat, Timeouts
 from securellm.errors import (
     CallerError,
     CircuitOpen,
@@ -77,12 +77,19 @@ class Asker:
         clients: Clients,
         origins: Origins,
         timeouts: Timeouts,
+        heartbeat: Heartbeat,
         max_output: Callable[[Target], int | None],
         spread: Callable[[], float] = random.random,
     ) -> None:
         self._clients = clients
         self._origins = origins
         self._timeouts = timeouts
+        self._heartbeats_s = {
+            Endpoint.CHAT: heartbeat.chat_s,
+            Endpoint.COMPLETIONS: heartbeat.completions_s,
+            Endpoint.MESSAGES: heartbeat.messages_s,
+            Endpoint.RESPONSES: heartbeat.responses_s,
+        }
         self._max_output = max_output
         self._spread = spread
 
@@ -205,8 +212,7 @@ class Asker:
                 first = await self._first(prepared.relay, exchange)
                 permit.first_token_s = trio.current_time()
                 leave.succeeded()
-                kept = True
-                return Upstream(
+                upstream = Upstream(
                     permit,
                     exchange,
                     prepared.relay,
@@ -216,7 +222,10 @@ class Asker:
                     origin=origin,
                     idle_s=self._timeouts.idle_s,
                     deadline_s=min(permit.deadline_s, cap_s),
+                    heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
                 )
+                kept = True
+                return upstream
         finally:
             if exchange is not None and not kept:
                 await exchange.aclose()  # closes under a shield of its own, in bounded time

@@ -5,6 +5,7 @@ ours in the caller's dialect. Everything that may end it is turned into the seco
 bytes: it sends `data`, and on `last` it settles, waits for the record and then sends `held`.
 """
 
+import math
 from types import TracebackType
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from securellm.errors import IdleTimeout, SecureLLMError, ShuttingDown, TotalTim
 from securellm.permit import Permit
 from securellm.upstream.client import Exchange
 from securellm.upstream.origins import Origin
+from securellm.upstream.pump import Pump
+from securellm.wire.heartbeat import heartbeat
 
 TAIL_S = 0.25  # how long after the terminal event the end of the provider's body is waited for, to keep the connection
 
@@ -43,6 +46,7 @@ class Upstream:
         origin: Origin,
         idle_s: float,
         deadline_s: float,
+        heartbeat_s: float = 0.0,
     ) -> None:
         self.status = status
         self.headers = headers
@@ -55,14 +59,22 @@ class Upstream:
         self._idle_s = idle_s
         self._deadline_s = deadline_s
         self._idle_deadline_s = trio.current_time() + idle_s
+        self._heartbeat_s = heartbeat_s or math.inf
+        self._pump = Pump(exchange) if heartbeat_s else None
 
     async def __aenter__(self) -> "Upstream":
+        if self._pump is not None:
+            await self._pump.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._exchange.aclose()
+        try:
+            if self._pump is not None:
+                await self._pump.__aexit__(kind, value, traceback)
+        finally:
+            await self._exchange.aclose()  # under a shield of its own, in bounded time
 
     async def pull(self) -> Pulled:
         """The next bytes for the caller. Raises nothing but Cancelled."""
@@ -91,9 +103,12 @@ class Upstream:
             first, self._first = self._first, None
             return first
         deadline_s = min(self._idle_deadline_s, self._deadline_s)
-        with self._permit.waiting_under(trio.CancelScope(deadline=deadline_s)) as scope:
-            data = await self._exchange.receive()
+        beat_s = trio.current_time() + self._heartbeat_s
+        with self._permit.waiting_under(trio.CancelScope(deadline=min(deadline_s, beat_s))) as scope:
+            data = await self._receive()
         if scope.cancelled_caught:
+            if beat_s < deadline_s and self._permit.interruption is None:
+                return Relayed(heartbeat(self._permit.endpoint.dialect))
             raise self._interruption()
         if not data:
             return None
@@ -102,12 +117,15 @@ class Upstream:
             self._idle_deadline_s = trio.current_time() + self._idle_s
         return relayed
 
+    async def _receive(self) -> bytes:
+        return await (self._pump or self._exchange).receive()
+
     async def _tail(self) -> bytes:
         """What follows the terminal event; waited for briefly, because nobody needs it."""
         tail = b""
         with trio.move_on_after(TAIL_S):
             try:
-                while data := await self._exchange.receive():
+                while data := await self._receive():
                     relayed = self._relay.feed(data)
                     tail += relayed.data + relayed.held
             except SecureLLMError:
