@@ -167,4 +167,4 @@ def _calls_of_stream(pair: Pair, body: bytes) -> list[tuple[str, str, str]]:
 
 def test_the_table_is_used():
     """Every pair of the table is a case of this suite, streamed where its provider streams."""
-    assert set(STREAMED) | {pair for pair in PAIRS if pair.speech.events is None} == set(pairs.PAIRS)
+    assert {str(pair) for pair in PAIRS if pair in STREAMED or pair.speech.events is None} == set(map(str, pairs.PAIRS))
