@@ -60,4 +60,4 @@ def _store_condition(accounts: Any) -> PartCondition:
     figures = accounts.statistics()
     if figures.fresh:
         return PartCondition("healthy", figures.latency_ms)
-    return PartCondition("unhealthy", figures.latency_ms, "the store of keys cannot be asked")
+    return PartCondition("unhealthy", figures.latency_ms, figures.error or "the last read of the keys is too old")

@@ -1,4 +1,4 @@
-"""The list of endpoints as an OpenAPI 3.1 document and as a page that needs nothing from elsewhere. Pure."""
+"""The list of endpoints as an OpenAPI 3.1 document and as a page that needs nothing from elsewhere."""
 
 import html
 import re
