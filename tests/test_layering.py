@@ -63,6 +63,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "hypercorn": ("server", "web"),
     "quart": ("web",),
     "quart_trio": ("web",),
+    "werkzeug": ("web",),
     "h11": ("server", "web"),
     "sqlalchemy": ("accounts",),
     "prometheus_client": ("telemetry",),

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -143,18 +144,8 @@ assert threading.active_count() == 1, threading.enumerate()
 @pytest.mark.slow
 def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     """The pure wheel is py3-none-any, has every module and data file, no test, no generated C and no .pth."""
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
-    source = tmp_path / "source"
-    _copy_sources(source)
-    result = subprocess.run(
-        [*command, "-w", str(tmp_path), str(source)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=_clean_environment() | {"SECURELLM_NO_EXTENSIONS": "1"},
-    )
-    assert result.returncode == 0, result.stderr
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel = _build(tmp_path, {"SECURELLM_NO_EXTENSIONS": "1"})
+    assert wheel is not None
     assert wheel.name.endswith("-py3-none-any.whl")
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -164,6 +155,37 @@ def test_the_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
         if path.is_file() and path.suffix not in (".pyc", ".so", ".c")
     }
     assert held == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["/bin/false", "no-such-compiler"])
+def test_without_a_compiler_the_pure_twins_are_installed(tmp_path: Path, compiler: str) -> None:
+    """A missing or broken compiler ends in a wheel without extensions, and in an error where they are required."""
+    wheel = _build(tmp_path, {"CC": compiler})
+    assert wheel is not None
+    with zipfile.ZipFile(wheel) as archive:
+        assert [name for name in archive.namelist() if name.endswith(".so")] == []
+    assert _build(tmp_path, {"CC": compiler, "SECURELLM_REQUIRE_EXTENSIONS": "1"}) is None
+
+
+def _build(directory: Path, settings: dict[str, str]) -> Path | None:
+    """The wheel that is built with these variables, None when the build fails."""
+    source = directory / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    _copy_sources(source)
+    environment = {name: value for name, value in _clean_environment().items() if not name.startswith("SECURELLM_")}
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    result = subprocess.run(
+        [*command, "-w", str(directory), str(source)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment | settings,
+    )
+    if result.returncode != 0:
+        return None
+    (wheel,) = directory.glob("*.whl")
+    return wheel
 
 
 def _copy_sources(target: Path) -> None:
