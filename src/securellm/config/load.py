@@ -24,6 +24,7 @@ from securellm.config.tree import Config, Server, Timeouts
 from securellm.config.values import WrongValue
 
 DEFAULT_CONFIG_PATH = "/etc/securellm/config.toml"
+SHORT_KEY_CHARACTERS = 16  # 64 bits in hex digits; keys that we make have 256 bits
 
 _SYNTAX_PLACE = re.compile(r" ?\(at (?:line (\d+), column \d+|end of document)\)")
 
@@ -52,7 +53,7 @@ def load_config(
     config = loading.build()
     if sources.mistakes:
         raise ConfigMistakes(sources.mistakes, str(source) if source else None)
-    return msgspec.structs.replace(config, epoch=epoch_of(config), warnings=tuple(sources.warnings))
+    return msgspec.structs.replace(config, epoch=epoch_of(config), source=source, warnings=tuple(sources.warnings))
 
 
 def _find_file(path: str | Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -152,6 +153,12 @@ class _Loading:
     # -- providers -----------------------------------------------------------------------------------------------
 
     def _put_providers(self) -> None:
+        # In the order of the file, then of the environment, then as built in: so they are listed everywhere.
+        paths = (*self.sources.sections, *self.sources.entries)
+        named = [path[1] for path in paths if path[0] == "providers" and len(path) > 1]
+        sections = self.tree.get("providers", {})
+        assert isinstance(sections, dict)  # made by _put
+        self.tree["providers"] = {name: sections.get(name, {}) for name in named}
         for name in self.sources.providers():
             given = any(path[:2] == ("providers", name) for path in (*self.sources.entries, *self.sources.sections))
             if not given and not self._is_enabled(name):
@@ -228,6 +235,8 @@ class _Loading:
         entry = self.sources.entries.get(("security", "api_keys"))
         if entry is not None and isinstance(entry.value, tuple):
             keys = [self._resolved(("security", "api_keys"), key, entry.literal) for key in entry.value]
+            if any(key is not None and len(key.reveal()) < SHORT_KEY_CHARACTERS for key in keys):
+                self.sources.warnings.append("a key of callers is so short that it can be guessed; make better ones")
             self._put(("security", "api_keys"), tuple(key for key in keys if key is not None))
         pepper = self._secret(("security", "pepper"))
         if pepper is not None:

@@ -76,8 +76,7 @@ class Sources:
                 self.sections[here] = line
                 self._walk(value, here, lines)
             else:
-                message = f"got {_kind_shown(value)}, expected a table"
-                self.mistakes.append(Mistake(dotted(here), message, line, _nearest(here)))
+                self.mistakes.append(Mistake(dotted(here), f"got {_kind_shown(value)}, expected a table", line))
 
     # -- the environment and the flags ----------------------------------------------------------------------------
 

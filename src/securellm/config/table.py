@@ -80,7 +80,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 }
 DECLARED_KINDS = (COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # trace and warn: the Rust proxy's words
-ENDPOINTS = ("completions", "embeddings", "responses", "messages", "count_tokens")
+ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses", "messages", "messages.count_tokens")
 
 _PLACEHOLDER: dict[Path, str] = {
     ("models",): '"<provider>/<model>"',
@@ -310,10 +310,34 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_rows(
         "heartbeat",
-        _row("chat_s", Kind.SECONDS, "Silence in a stream of /v1/chat/completions before a comment is sent; 0: none.", unit="s", least=0),
-        _row("completions_s", Kind.SECONDS, "Silence in a stream of /v1/completions before a comment is sent; 0: none.", unit="s", least=0),
-        _row("messages_s", Kind.SECONDS, "Silence in a stream of /v1/messages before a `ping` is sent; 0: none.", unit="s", least=0),
-        _row("responses_s", Kind.SECONDS, "Silence in a stream of /v1/responses before a comment is sent; 0: none.", unit="s", least=0),
+        _row(
+            "chat_s",
+            Kind.SECONDS,
+            "Silence in a stream of /v1/chat/completions before a comment is sent; 0: none.",
+            unit="s",
+            least=0,
+        ),
+        _row(
+            "completions_s",
+            Kind.SECONDS,
+            "Silence in a stream of /v1/completions before a comment is sent; 0: none.",
+            unit="s",
+            least=0,
+        ),
+        _row(
+            "messages_s",
+            Kind.SECONDS,
+            "Silence in a stream of /v1/messages before a `ping` is sent; 0: none.",
+            unit="s",
+            least=0,
+        ),
+        _row(
+            "responses_s",
+            Kind.SECONDS,
+            "Silence in a stream of /v1/responses before a comment is sent; 0: none.",
+            unit="s",
+            least=0,
+        ),
     ),
     *_rows(
         "drain",

@@ -1,0 +1,214 @@
+"""`securellm serve`: load the configuration, take the port, then import and open everything else, then serve.
+
+The port is taken before the heavy imports, so that whoever connects while the process starts waits instead of being
+refused. What is printed at the start goes to standard output, the log to standard error.
+"""
+
+import shlex
+import socket
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import click
+
+from securellm import __version__
+from securellm.cli.settings import config_option, load_or_explain, route_mistakes
+from securellm.config import Config
+from securellm.errors import SecureLLMError
+from securellm.telemetry.logs import open_logs
+
+if TYPE_CHECKING:
+    from securellm.runtime import Runtime
+
+OLLAMA_ANSWERS_WITHIN_S = 0.3  # it is on this machine or not at all; the start does not wait for longer
+DEMO_MODEL = "demo/echo"
+SHOWN_PROVIDERS = 8
+
+
+@click.command()
+@config_option
+@click.option("--host", help="Address to listen on, in place of server.host.")
+@click.option("--port", help="Port to listen on, in place of server.port; 0 takes a free one.")
+@click.option(
+    "--lane",
+    type=click.Choice(["auto", "reference", "express"]),
+    default="auto",
+    show_default=True,
+    help="Which edge serves; express is not built in this version.",
+)
+def serve(config_path: str | None, host: str | None, port: str | None, lane: str) -> None:
+    """Start the gateway and serve until SIGTERM or Ctrl-C.
+
+    Both let open requests finish; a second one stops at once.
+    """
+    if lane == "express":
+        raise click.UsageError("The express lane is not built in this version. Try: securellm serve --lane reference")
+    given = {"server.host": host, "server.port": port}
+    flags = {name: text for name, text in given.items() if text is not None}
+    config = load_or_explain(config_path, flags)
+    mistakes = route_mistakes(config)
+    if mistakes:
+        raise click.ClickException("\n".join(["the configuration has routes that lead nowhere:", *mistakes]))
+    sockets = _bind(config)
+    try:
+        if _may_use_ollama(config):
+            config = load_or_explain(config_path, flags, found=("ollama",))
+        with open_logs(config.telemetry.log_level, config.secrets()):
+            _serve(config, sockets)
+    finally:
+        for bound in sockets:
+            bound.close()
+
+
+def _bind(config: Config) -> list[socket.socket]:
+    from securellm.server import bind_sockets  # not at the top: nothing else needs Trio to find mistakes
+
+    try:
+        return bind_sockets(config)
+    except SecureLLMError as exc:
+        raise click.ClickException(f"{exc.message}. Try another: securellm serve --port 8081") from exc
+
+
+def _may_use_ollama(config: Config) -> bool:
+    """Without a file, and unless something was said about it, Ollama is used if it answers on this machine."""
+    import os
+
+    if config.source is not None or os.environ.get("OLLAMA_ENABLED", "").strip():
+        return False
+    section = config.providers.get("ollama")
+    if section is not None and section.enabled:
+        return False
+    return _answers(section.base_url if section is not None else None)
+
+
+def _answers(base_url: str | None) -> bool:
+    import http.client
+    from urllib.parse import urlsplit
+
+    from securellm.providers.registry import ADAPTERS
+
+    parts = urlsplit(base_url or ADAPTERS["ollama"].base_url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=OLLAMA_ANSWERS_WITHIN_S)
+    try:
+        connection.request("GET", "/api/version")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _serve(config: Config, sockets: list[socket.socket]) -> None:
+    import logging
+
+    import trio
+
+    from securellm import runtime, server
+    from securellm.accounts.store import ensure_first_key
+
+    log = logging.getLogger("securellm.cli")
+    for warning in config.warnings:
+        log.warning("configuration: %s", warning)
+    try:
+        first_key = ensure_first_key(config)
+    except SecureLLMError as exc:
+        raise click.ClickException(f"the key store cannot be used: {exc.message}") from exc
+
+    async def body(opened: "Runtime") -> None:
+        await server.serve(opened, sockets=sockets, task_status=Banner(config, first_key))
+
+    try:
+        trio.run(runtime.run, config, body)
+    except SecureLLMError as exc:
+        raise click.ClickException(exc.message) from exc
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is not None:
+            raise KeyboardInterrupt from group
+        # Told here, as the log's cleaning ends with the log: the interpreter would show the traceback as it is.
+        log.critical("stopped by an error that nobody handled", exc_info=group)
+        raise click.exceptions.Exit(1) from group
+    except Exception as exc:
+        log.critical("stopped by an error that nobody handled", exc_info=exc)
+        raise click.exceptions.Exit(1) from exc
+
+
+class Banner:
+    """Tells the person at the terminal, once the server has started, where it is and what to type next."""
+
+    def __init__(self, config: Config, first_key: str | None) -> None:
+        self._config = config
+        self._first_key = first_key
+
+    def started(self, urls: list[str] | None = None) -> None:
+        """Print it. Called by the server as its task status."""
+        click.echo(encode_banner(self._config, list(urls or ()), self._first_key))
+
+
+def encode_banner(config: Config, urls: list[str], first_key: str | None) -> str:
+    """What `serve` prints at its start. The first key is shown here and never again."""
+    url = _reachable(urls[0]) if urls else ""
+    enabled = [name for name, provider in config.providers.items() if provider.enabled]
+    more = f" and {len(enabled) - SHOWN_PROVIDERS} more" if len(enabled) > SHOWN_PROVIDERS else ""
+    lines = [
+        f"SecureLLM Bridge {__version__} on {' and '.join(urls)}",
+        f"  config     {config.source or 'no file: defaults and environment'}",
+        f"  providers  {', '.join(enabled[:SHOWN_PROVIDERS]) or 'none enabled; see: securellm info openai'}{more}",
+        f"  docs       {url}/docs",
+        f"  key        {_key_line(config, first_key)}",
+    ]
+    model = _first_model(config, enabled)
+    if model is not None:
+        lines += ["", "Try it:", f"  {encode_curl(url, model, _shown_key(config, first_key))}"]
+    return "\n".join(lines)
+
+
+def encode_curl(url: str, model: str, key: str | None) -> str:
+    """A curl line that works as it is, in any POSIX shell."""
+    import json
+
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "hello"}]}, separators=(",", ":"))
+    parts = ["curl", f"{url}/v1/chat/completions", "-H", "content-type: application/json"]
+    if key is not None:
+        parts += ["-H", f"authorization: Bearer {key}"]
+    quoted = " ".join(shlex.quote(part) for part in [*parts, "-d", body])
+    # A variable has to stay outside single quotes.
+    return quoted.replace("'authorization: Bearer $SECURELLM_API_KEY'", '"authorization: Bearer $SECURELLM_API_KEY"')
+
+
+def _key_line(config: Config, first_key: str | None) -> str:
+    if first_key is not None:
+        return f"{first_key}  (made now, for an admin; shown this once)"
+    if not config.security.require_auth:
+        return "none needed: authentication is off"
+    return "one that you have; securellm keys create makes another"
+
+
+def _shown_key(config: Config, first_key: str | None) -> str | None:
+    if first_key is not None:
+        return first_key
+    return "$SECURELLM_API_KEY" if config.security.require_auth else None
+
+
+def _first_model(config: Config, enabled: list[str]) -> str | None:
+    """A model to try: the demo's, else the first that is known of the first provider that has any."""
+    from securellm.chat import Endpoint
+    from securellm.providers.registry import describe_providers
+    from securellm.providers.shipped import load_shipped
+    from securellm.routing import Catalogue
+
+    if "demo" in enabled:
+        return DEMO_MODEL
+    if config.auto.targets:
+        return "auto"
+    providers = describe_providers(config)
+    cards = Catalogue(config, providers, load_shipped()).models()
+    return next((card.id for card in cards if Endpoint.CHAT in providers[card.provider].endpoints), None)
+
+
+def _reachable(url: str) -> str:
+    """An address that a client can be given: a wildcard is where one listens, not where one connects."""
+    substitutes: Mapping[str, str] = {"://0.0.0.0:": "://127.0.0.1:", "://[::]:": "://[::1]:"}
+    for wildcard, loopback in substitutes.items():
+        url = url.replace(wildcard, loopback)
+    return url
