@@ -20,7 +20,7 @@ from rig.replay import RAW, Recording, corpus_is_there, load_recordings, open_re
 pytestmark = pytest.mark.corpus
 
 _LEFT_OUT = Path(__file__).with_name("left_out.tsv")
-_LEFT_OUT_COUNT = 7
+_LEFT_OUT_COUNT = 8
 _DOORS = {
     "chat.completions": doors.CHAT,
     "messages": doors.MESSAGES,
@@ -91,8 +91,8 @@ async def test_streams_from_the_replay_server(serving, chunk: str):
             gateway = await serving({"openai": replay.base_url, "anthropic": replay.base_url})
             for (_, name), recordings in sorted(_GROUPS.items()):
                 for recording in recordings:
-                    if name not in ("openai", "anthropic") or not recording.streamed:
-                        continue
+                    if name not in ("openai", "anthropic") or not recording.streamed or recording.content_type is None:
+                        continue  # without a recorded content-type the replay server says JSON
                     await replay.queue([recording.id])
                     door = _DOORS[recording.endpoint]
                     response = await gateway.ask(door, recording.request, {"x-provider": name})
@@ -111,13 +111,22 @@ async def test_refused_keys_are_the_operators(serving, provider, recording: Reco
     door, name = _DOORS[recording.endpoint], _name_of(recording.endpoint, recording.provider)
     provider.default = script.answer(recording.status, recording.response)
     with trio.fail_after(10):
-        gateway = await serving(
-            {recording.provider: provider.base_url + "/v1"}, providers=_settings(recording.provider)
-        )
+        gateway = await serving({name: provider.base_url + "/v1"}, providers=_settings(name))
         response = await gateway.ask(door, recording.request, {"x-provider": name})
         assert response.status == 502
         assert door.error_of(response)["code"] == "upstream_auth"
         assert json.loads(recording.response).get("error") != response.json()["error"]
+
+
+async def test_a_stream_that_begins_with_an_error(serving, provider):
+    """The recorded stream whose first word is an error never becomes a 200: a status and the message do."""
+    (recording,) = [r for r in load_recordings("responses") if "unknown-error" in r.id]
+    provider.default = _replayed(recording, random.Random(1))
+    with trio.fail_after(10):
+        gateway = await serving({"openai": provider})
+        response = await gateway.ask(doors.RESPONSES, recording.request, {"x-provider": "openai"})
+        assert response.status >= 400
+        assert doors.RESPONSES.error_of(response)["message"] == "Foobar"
 
 
 def test_what_is_left_out_is_pinned():
@@ -139,9 +148,8 @@ def _name_of(endpoint: str, provider: str) -> str:
 
 
 def _settings(name: str) -> dict[str, Any]:
-    if name in _KINDS:
-        return {name: {"kind": name, "circuit_breaker": {"failure_threshold": 1000}}}
-    return {name: {"endpoints": ["responses"], "circuit_breaker": {"failure_threshold": 1000}}}
+    also = {} if name in _KINDS else {"endpoints": ["responses"]}
+    return {name: {"circuit_breaker": {"failure_threshold": 1000}, **also}}
 
 
 def _by_prefix(recordings: list[Recording]) -> dict[str, list[Recording]]:
