@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from securellm.chat import Endpoint, Usage
 from securellm.errors import ShuttingDown
@@ -109,6 +111,35 @@ def test_what_is_semantic_and_how_much_it_says(semantic: bool, size: int, event:
     assert relay.feed(event).semantic is semantic
     assert relay.meter.semantic_events == int(semantic)
     assert relay.meter.output_bytes == size
+
+
+_texts = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+_deltas = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(["role", "content", "reasoning_content", "reasoning", "refusal"], _texts),
+        "tool_calls": st.none() | st.just([]) | st.just([{"function": {"name": "go", "arguments": "{}"}}]),
+    },
+)
+_choices = st.lists(
+    st.fixed_dictionaries({"delta": _deltas}, optional={"finish_reason": st.sampled_from([None, "stop"])})
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(_choices, max_size=3))
+def test_plain_chunks_are_read_like_any_other(answers: list[list[dict[str, Any]]]) -> None:
+    """Both decoders come to the same figures; an extra null field picks the one that takes any shape."""
+    plain, any_shape = scan(), scan()
+    for relay in (plain, any_shape):
+        relay.feed(chunk(model="m", choices=[]))
+    for choices in answers:
+        odd = [{**choice, "delta": {**choice["delta"], "odd": None}} for choice in choices]
+        one = plain.feed(chunk(model="m", choices=choices, usage=None))
+        other = any_shape.feed(chunk(model="m", choices=odd, usage=None))
+        assert one.semantic == other.semantic
+    for name in plain.meter.__slots__:
+        assert getattr(plain.meter, name) == getattr(any_shape.meter, name)
 
 
 @pytest.mark.parametrize(

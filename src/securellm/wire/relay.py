@@ -5,7 +5,7 @@ from securellm.wire.scan_anthropic import AnthropicScan
 from securellm.wire.scan_openai import OpenAIScan
 from securellm.wire.scan_responses import ResponsesScan
 
-_SCANS = {
+_SCANS: dict[Dialect, type[OpenAIScan | AnthropicScan | ResponsesScan]] = {
     Dialect.OPENAI: OpenAIScan,
     Dialect.ANTHROPIC: AnthropicScan,
     Dialect.RESPONSES: ResponsesScan,

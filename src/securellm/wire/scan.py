@@ -13,6 +13,7 @@ asked for and the caller did not.
   an error event can follow cleanly, except a terminal event that lacks nothing but its blank line.
 """
 
+import abc
 from typing import ClassVar
 
 import msgspec
@@ -25,7 +26,7 @@ from securellm.wire.sse import SSEEvent, SSESplitter, parse_event
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bad JSON
 
 
-class ScanningRelay:
+class ScanningRelay(abc.ABC):
     """A `chat.Relay` whose output is its input; a subclass says what the events of its dialect mean."""
 
     dialect: ClassVar[Dialect]
@@ -102,17 +103,17 @@ class ScanningRelay:
             self.meter.semantic_events += 1
         return removed
 
+    @abc.abstractmethod
     def _see(self, event: SSEEvent) -> tuple[bool, bool]:
         """Fill the meter, `terminal` and `failure` from an event with data; whether to remove it, whether semantic."""
-        raise AssertionError("a dialect says what its events mean")
 
+    @abc.abstractmethod
     def _is_last(self, event: SSEEvent) -> bool:
         """Whether this is a complete terminal or error event."""
-        raise AssertionError("a dialect says which events are the last")
 
+    @abc.abstractmethod
     def _see_whole(self, body: bytes) -> None:
         """Fill the meter from a whole body, and `failure` when it is an error in spite of its status."""
-        raise AssertionError("a dialect says what its bodies mean")
 
 
 def text_bytes(value: object) -> int:

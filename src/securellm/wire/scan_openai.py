@@ -3,6 +3,9 @@
 A stream ends in `data: [DONE]`. An error comes as `data: {"error": …}`, with (`event: error`, Groq) or without an event
 name, or inside a chunk that also has choices (OpenRouter). Usage comes in a chunk of its own (`choices: []`), in the
 last chunk with choices, in every chunk (Perplexity), or under `x_groq`.
+
+Nearly every chunk has one of a few well-known fields and nothing else, so chunks are first read by a decoder that
+knows only these; what it refuses is read by one that takes any shape. Both lead to the same figures.
 """
 
 from typing import Any
@@ -28,7 +31,38 @@ class _Chunk(msgspec.Struct):
     x_groq: Any = None
 
 
+class _PlainDelta(msgspec.Struct, forbid_unknown_fields=True):
+    """A delta with nothing but text."""
+
+    role: str | None = None
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: None = None
+
+
+class _PlainChoice(msgspec.Struct):
+    """A choice that has not finished. Its log probabilities and index are not read."""
+
+    delta: _PlainDelta
+    finish_reason: None = None
+    text: None = None
+
+
+class _PlainChunk(msgspec.Struct):
+    """A chunk that only says more text."""
+
+    id: str
+    model: str
+    choices: list[_PlainChoice]
+    usage: None = None
+    error: None = None
+    x_groq: None = None
+
+
 _DECODER = msgspec.json.Decoder(_Chunk)
+_PLAIN_DECODER = msgspec.json.Decoder(_PlainChunk)
 
 
 class OpenAIScan(ScanningRelay):
@@ -39,6 +73,11 @@ class OpenAIScan(ScanningRelay):
 
     def _see(self, event: SSEEvent) -> tuple[bool, bool]:
         data = event.data or b""
+        if self.meter.upstream_id is not None and self.meter.upstream_model is not None and not event.event:
+            try:
+                return False, self._see_plain(_PLAIN_DECODER.decode(data))
+            except UNREADABLE:
+                pass  # anything but plain text, `[DONE]` included
         if data.strip() == b"[DONE]":
             self.terminal = True
             return False, True
@@ -83,6 +122,17 @@ class OpenAIScan(ScanningRelay):
         if isinstance(usage, dict):
             self._reported = merge_reported(self._reported, usage)
             meter.usage = usage_from_openai(self._reported)
+
+    def _see_plain(self, chunk: _PlainChunk) -> bool:
+        """As `_see_choice`, for all choices of a chunk that only says more text, once id and model are known."""
+        size = 0
+        for choice in chunk.choices:
+            delta = choice.delta
+            for text in (delta.content, delta.reasoning_content or delta.reasoning, delta.refusal):
+                if text:
+                    size += len(text) if text.isascii() else len(text.encode())
+        self.meter.output_bytes += size
+        return size > 0
 
     def _see_choice(self, choice: dict[str, object], said: object) -> bool:
         """Count what a delta or a message says; whether it says anything."""
