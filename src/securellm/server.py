@@ -7,8 +7,8 @@ to announce a stop, and leaves idle connections open while it stops.
     SIGTERM ── not ready ── announce_s ── no new connections ── open requests, at most term_s ── error events ── exit 0
     SIGINT   ── the same with interrupt_s and no announcement        a second signal ── at once
 
-Importing this module is cheap, so that `bind_sockets` can run before Quart and Hypercorn are imported: a client that
-connects while the process starts waits in the backlog instead of being refused.
+Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands in a module of its own, which can be
+imported even before Trio.
 """
 
 import logging
@@ -16,41 +16,23 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
-from securellm.config.tree import Config, Tls
+from securellm.config.tree import Tls
 from securellm.errors import ConfigError
+from securellm.web.binding import bind_sockets
 
 if TYPE_CHECKING:
     from securellm.web.listening import Listening
     from securellm.web.seam import Runtime
 
-BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at net.core.somaxconn
 LAST_WORDS_S = 5.0  # how long open requests have to send their error event when the drain's time is over
 
+__all__ = ["LAST_WORDS_S", "bind_sockets", "serve", "tls_context"]
+
 _log = logging.getLogger("securellm.server")
-
-
-def bind_sockets(config: Config) -> list[socket.socket]:
-    """Listening sockets for `server.host` and `server.port`, one for each address of the host. Raises ConfigError."""
-    server = config.server
-    sockets: list[socket.socket] = []
-    try:
-        addresses = socket.getaddrinfo(
-            server.host or None, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
-        )
-        for family, kind, protocol, _, address in dict.fromkeys(addresses):
-            sockets.append(_listen(family, kind, protocol, address))
-            if server.port == 0:
-                break  # two addresses would get two ports
-    except OSError as error:
-        for bound in sockets:
-            bound.close()
-        reason = error.strerror or "the name cannot be resolved"
-        raise ConfigError(f"cannot listen on {server.host} port {server.port}: {reason.lower()}") from error
-    return sockets
 
 
 async def serve(
@@ -128,19 +110,3 @@ async def _next_stop(signals: AsyncIterator[int]) -> signal.Signals:
             return received
         _log.info("SIGHUP: ignored; this version reads its configuration at start only")
     raise AssertionError("the stream of signals has no end")
-
-
-def _listen(family: int, kind: int, protocol: int, address: tuple[Any, ...]) -> socket.socket:
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
-        listener.setblocking(False)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except OSError:
-        listener.close()
-        raise
-    return listener

@@ -2,7 +2,7 @@
 
 import click
 
-from securellm.cli.settings import config_option, load_or_explain, route_mistakes
+from securellm.cli.settings import check_routes, config_option, load_or_explain
 from securellm.config.show import encode_toml
 
 
@@ -15,9 +15,7 @@ def check_config(config_path: str | None, print_it: bool) -> None:
     Mistakes are told with their line, and the nearest known name. Nothing is asked of any provider.
     """
     config = load_or_explain(config_path)
-    mistakes = route_mistakes(config)
-    if mistakes:
-        raise click.ClickException("\n".join(["the configuration has routes that lead nowhere:", *mistakes]))
+    check_routes(config)
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)
     if print_it:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from securellm import __version__
-from securellm.cli.settings import config_option, load_or_explain, route_mistakes
+from securellm.cli.settings import check_routes, config_option, load_or_explain
 from securellm.config import Config
 from securellm.errors import SecureLLMError
 from securellm.telemetry.logs import open_logs
@@ -46,11 +46,9 @@ def serve(config_path: str | None, host: str | None, port: str | None, lane: str
     given = {"server.host": host, "server.port": port}
     flags = {name: text for name, text in given.items() if text is not None}
     config = load_or_explain(config_path, flags)
-    mistakes = route_mistakes(config)
-    if mistakes:
-        raise click.ClickException("\n".join(["the configuration has routes that lead nowhere:", *mistakes]))
     sockets = _bind(config)
     try:
+        check_routes(config)
         if _may_use_ollama(config):
             config = load_or_explain(config_path, flags, found=("ollama",))
         with open_logs(config.telemetry.log_level, config.secrets()):
@@ -61,7 +59,7 @@ def serve(config_path: str | None, host: str | None, port: str | None, lane: str
 
 
 def _bind(config: Config) -> list[socket.socket]:
-    from securellm.server import bind_sockets  # not at the top: nothing else needs Trio to find mistakes
+    from securellm.web.binding import bind_sockets  # not `server`: that imports Trio first
 
     try:
         return bind_sockets(config)

@@ -25,8 +25,15 @@ def load_or_explain(
         raise click.ClickException(exc.message) from None
 
 
-def route_mistakes(config: Config) -> list[str]:
-    """Follow every alias and `auto` target as a request would; what leads nowhere, one line each."""
+def check_routes(config: Config) -> None:
+    """Follow every alias and `auto` target as a request would. Raises ClickException that lists what leads nowhere."""
+    mistakes = _route_mistakes(config)
+    if mistakes:
+        lines = [f"the configuration has {len(mistakes)} routes that lead nowhere:", *mistakes]
+        raise click.ClickException("\n".join(lines).replace("has 1 routes that lead", "has a route that leads"))
+
+
+def _route_mistakes(config: Config) -> list[str]:
     from securellm.chat import Endpoint  # not at the top: the providers are not needed to find other mistakes
     from securellm.providers.registry import describe_providers
     from securellm.providers.shipped import load_shipped
