@@ -1,6 +1,6 @@
 """A small gateway-shaped thing of our own, so that the edge and the server can be driven without any provider.
 
-It is scripted: `answer` tells what a request gets. It keeps the call, body, outcome and close of each request, in order.
+It is scripted: `script` makes the answers. It keeps the permits, and a log of what happened, in order.
 """
 
 import contextlib
@@ -36,10 +36,28 @@ class Pulled(NamedTuple):
     abort: bool = False
 
 
+class Log:
+    """What happened, in order; somebody may wait for an entry."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+        self._changed = trio.Event()
+
+    def append(self, entry: str) -> None:
+        self.entries.append(entry)
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def until(self, entry: str) -> None:
+        """Wait until it is there."""
+        while entry not in self.entries:
+            await self._changed.wait()
+
+
 class Receipt:
     """Durable as soon as it is asked."""
 
-    def __init__(self, log: list[str]) -> None:
+    def __init__(self, log: Log) -> None:
         self._log = log
 
     async def durable(self) -> None:
@@ -66,7 +84,7 @@ class Upstream:
 
     def __init__(
         self,
-        log: list[str],
+        log: Log,
         pieces: list[Pulled],
         wait: Callable[[int], Awaitable[None]] | None = None,
         permit: Permit | None = None,
@@ -123,7 +141,7 @@ class EdgeGateway:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.log: list[str] = []
+        self.log = Log()
         self.permits: list[Permit] = []
         self.stopping = False
         self.script: Script = echo

@@ -74,6 +74,7 @@ class Http1(H11Protocol):
         self._broken = False  # the caller's framing is broken, or the request was refused: nothing more is parsed
         self._http10 = False
         self._asked_head = False
+        self._last = False  # a WebSocket was asked for: it is refused, and what follows is no HTTP
 
     @property
     def head_begun(self) -> bool:
@@ -141,7 +142,7 @@ class Http1(H11Protocol):
         """Send one event of the answer."""
         if isinstance(event, Response) and event.status_code >= 200:
             headers = list(chain(event.headers, self.config.response_headers("h11")))
-            if not self._body_done or self._broken or self.context.terminated.is_set():
+            if not self._body_done or self._last or self.context.terminated.is_set():
                 headers.append((b"connection", b"close"))
             await self._send_h11_event(h11.Response(headers=headers, status_code=event.status_code))
         elif isinstance(event, StreamClosed):
@@ -158,6 +159,7 @@ class Http1(H11Protocol):
         self._body_done = False
         self._http10 = request.http_version == b"1.0"
         self._asked_head = request.method == b"HEAD"
+        self._last = any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers)
         try:
             check_head(head, max_head_bytes=self.config.h11_max_incomplete_size)
         except SecureLLMError as error:
