@@ -40,6 +40,7 @@ class HttpxClient:
 
     def __init__(self, provider: Provider) -> None:
         self._origin = provider.origin
+        self._name = f"provider {provider.name}"  # callers read the name, never the address
         self._limiter = trio.CapacityLimiter(provider.max_connections)
         self._backend = GuardedBackend(declared_host=provider.declared_host)
         self._transport = httpx.AsyncHTTPTransport(
@@ -79,19 +80,19 @@ class HttpxClient:
         try:
             return await self._transport.handle_async_request(outgoing)
         except httpx.ConnectTimeout as exc:
-            raise ConnectTimeout(f"no connection to {self._origin} within {connect_s:g} s") from exc
+            raise ConnectTimeout(f"no connection to {self._name} within {connect_s:g} s") from exc
         except httpx.ConnectError as exc:
-            raise ConnectFailed(f"cannot connect to {self._origin}") from exc
+            raise ConnectFailed(f"cannot connect to {self._name}") from exc
         except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError) as exc:
             if not witness.connected and not witness.received_bytes:
-                raise StaleConnection(f"{self._origin} had closed a kept connection") from exc
+                raise StaleConnection(f"{self._name} had closed a kept connection") from exc
             if isinstance(exc, httpx.RemoteProtocolError) and "disconnected" not in str(exc):
-                raise UpstreamInvalid(f"{self._origin} does not speak HTTP/1.1") from exc
-            raise UpstreamTruncated(f"{self._origin} closed the connection before it answered") from exc
+                raise UpstreamInvalid(f"{self._name} does not speak HTTP/1.1") from exc
+            raise UpstreamTruncated(f"{self._name} closed the connection before it answered") from exc
         except DestinationNotAllowed as exc:
-            raise DestinationRefused(f"{self._origin}: {exc}") from exc
+            raise DestinationRefused(f"{self._name} resolves to an address that requests must not go to") from exc
         except httpx.LocalProtocolError as exc:
-            raise UpstreamInvalid(f"the request to {self._origin} cannot be put on the wire") from exc
+            raise UpstreamInvalid(f"the request to {self._name} cannot be put on the wire") from exc
 
     async def aclose(self) -> None:
         """Close every kept connection."""
