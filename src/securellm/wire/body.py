@@ -134,9 +134,15 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
         edits.append((peeked.model_span, msgspec.json.encode(model)))
     if include_usage and not peeked.include_usage:
         edits.append(_usage_edit(peeked))
-    for (start, end), replacement in sorted(edits, reverse=True):
-        body = b"".join((body[:start], replacement, body[end:]))
-    return body
+    if not edits:
+        return body
+    view = memoryview(body)  # so that a large body is copied once
+    pieces: list[bytes | memoryview] = []
+    at = 0
+    for (start, end), replacement in sorted(edits):
+        pieces += (view[at:start], replacement)
+        at = end
+    return b"".join((*pieces, view[at:]))
 
 
 def check_headers(headers: Headers) -> None:
