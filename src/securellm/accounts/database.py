@@ -107,8 +107,9 @@ class Database:
     def models(self) -> list[StoredModel]:
         """Every model that was saved, in the order of its provider and id."""
         with self._transaction() as connection:
-            rows = connection.execute(select(MODELS).order_by(MODELS.c.provider, MODELS.c.model)).all()
-        return [msgspec.convert(dict(row._mapping), StoredModel) for row in rows]
+            columns = [MODELS.c[field] for field in StoredModel.__struct_fields__]
+            rows = connection.execute(select(*columns).order_by(MODELS.c.provider, MODELS.c.model)).all()
+        return [StoredModel(*row) for row in rows]
 
     @contextmanager
     def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
