@@ -12,7 +12,7 @@ import pytest
 
 from securellm.accounts.database import StoredModel
 from securellm.accounts.keys import MintedKey, digest_key
-from securellm.accounts.store import Store, ensure_first_key, open_store
+from securellm.accounts.store import KeyTable, Store, ensure_first_key, open_store
 from securellm.config.secrets import Secret
 from securellm.config.tree import Config, Database, Security
 from securellm.errors import StoreUnavailable
@@ -29,6 +29,17 @@ def _create(store: Store, name: str = "n", **settings: object) -> MintedKey:
     return minted
 
 
+def _read(config: Config) -> KeyTable:
+    """All keys, read by a store of its own."""
+    store = Store(config)
+    try:
+        table = store.read_keys()
+    finally:
+        store.close()
+    assert table is not None
+    return table
+
+
 def test_a_key_round_trip(tmp_path: Path) -> None:
     """A made key is found with its name, role and times, kept as a digest under the pepper."""
     store = Store(_config(tmp_path))
@@ -39,9 +50,7 @@ def test_a_key_round_trip(tmp_path: Path) -> None:
     assert (record.id, record.name, record.role, record.expires_at_s) == (minted.id, "alice", "operator", 2**31)
     assert record.digest == digest_key(table.pepper, minted.text)
     store.close()
-    again = Store(_config(tmp_path)).read_keys()
-    assert again is not None
-    assert again.records == table.records
+    assert _read(_config(tmp_path)).records == table.records
 
 
 def test_the_key_itself_is_nowhere_on_disk(tmp_path: Path) -> None:
@@ -100,8 +109,7 @@ def test_writers_do_not_lose_each_other(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         ids = set(pool.map(write, range(18)))
-    table = Store(config).read_keys()
-    assert table is not None
+    table = _read(config)
     assert {record.id for record in table.records} == ids
     assert (len(ids), table.generation) == (18, 18)
 
@@ -131,14 +139,14 @@ def test_no_first_key_where_none_is_needed(tmp_path: Path) -> None:
 def test_the_schema_says_its_revision(tmp_path: Path) -> None:
     """A migration tool finds revision 1; a store of a later revision is refused and left alone."""
     config = _config(tmp_path)
-    Store(config).read_keys()
+    _read(config)
     with sqlite3.connect(config.database.path) as connection:
         assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         connection.execute("INSERT INTO schema_version VALUES (2, 0)")
     connection.close()
     with pytest.raises(StoreUnavailable, match="schema revision 2"):
-        Store(config).read_keys()
+        _read(config)
 
 
 def test_a_broken_file_is_an_outage(tmp_path: Path) -> None:
@@ -147,7 +155,7 @@ def test_a_broken_file_is_an_outage(tmp_path: Path) -> None:
     config.state_dir.mkdir()
     config.database.path.write_bytes(b"this is not a database at all, " * 40)
     with pytest.raises(StoreUnavailable) as caught:
-        Store(config).read_keys()
+        _read(config)
     assert "models.db cannot be used" in caught.value.message
     assert "file is not a database" not in caught.value.message
     assert config.database.path.read_bytes().startswith(b"this is not")
@@ -193,7 +201,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     """A state directory that is a file is an outage."""
     (tmp_path / "state").touch()
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
-        Store(_config(tmp_path)).read_keys()
+        _read(_config(tmp_path))
 
 
 def test_discovered_models_are_replaced(tmp_path: Path) -> None:
