@@ -64,6 +64,9 @@ def _show(answer: GatewayAnswer) -> None:
         raise click.ClickException("the answer broke off before its end")
     except UpstreamInvalid as exc:
         raise click.ClickException("the gateway sent a stream that cannot be read") from exc
+    except KeyboardInterrupt:
+        written = False  # click ends the line
+        raise
     finally:
         if written:
             click.echo()
