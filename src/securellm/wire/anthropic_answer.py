@@ -17,6 +17,7 @@ import msgspec
 from securellm.chat import Usage
 from securellm.errors import UpstreamInvalid
 from securellm.wire.finish import stop_reason
+from securellm.wire.partial import partial_object
 from securellm.wire.toolcalls import is_complete
 from securellm.wire.usage import usage_to_anthropic
 from securellm.wire.words import (
@@ -89,7 +90,7 @@ class AnthropicAnswer:
             for payload in self._payloads(event):
                 _accumulate(payload, message, content, arguments)
         for index, text in arguments.items():
-            content[index]["input"] = _parsed(text)
+            content[index]["input"] = _parsed(text, cut=message["stop_reason"] == "max_tokens")
         message["content"] = content
         return msgspec.json.encode(message)
 
@@ -214,9 +215,11 @@ def _accumulate(payload: JSONObject, message: JSONObject, content: list[JSONObje
             message["usage"] = usage
 
 
-def _parsed(text: str) -> JSONObject:
-    if not text.strip():
-        return {}
+def _parsed(text: str, *, cut: bool) -> JSONObject:
+    if cut or not text.strip():
+        partial = partial_object(text)
+        if partial is not None:
+            return partial
     try:
         value = msgspec.json.decode(text.encode())
     except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
