@@ -1,6 +1,7 @@
 """The fixtures of the end-to-end suites, for every test; and what becomes of tests that need the recordings."""
 
 import os
+import shutil
 
 import pytest
 
@@ -10,10 +11,13 @@ from rig.replay import CORPUS, corpus_is_there
 __all__ = ["gateway", "lane", "provider", "second_provider", "serving"]
 
 _LEFT_OUT = pytest.StashKey[int]()
+_LACKING = pytest.StashKey[dict[str, int]]()
+_TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # servers lie outside a user's PATH
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `corpus` where there are no recordings, or fail where they are required."""
+    """Leave out what this machine cannot run, counted; where everything is required, that is a failure."""
+    _leave_out_lacking_tools(config, items)
     needing = [item for item in items if item.get_closest_marker("corpus")]
     if not needing or corpus_is_there():
         return
@@ -28,3 +32,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Say that they were left out: a green run without them is not the whole run."""
     if left_out := config.stash.get(_LEFT_OUT, 0):
         terminalreporter.write_line(f"corpus: not run ({left_out} tests; no recordings in ../shared/corpus)")
+    for tool, count in config.stash.get(_LACKING, {}).items():
+        terminalreporter.write_line(f"{tool}: not run ({count} tests; it is not installed)")
+
+
+def _leave_out_lacking_tools(config: pytest.Config, items: list[pytest.Item]) -> None:
+    lacking: dict[str, int] = {}
+    kept = []
+    for item in items:
+        marker = item.get_closest_marker("tool")
+        if marker is None or shutil.which(marker.args[0], path=_TOOL_PATH):
+            kept.append(item)
+        else:
+            lacking[marker.args[0]] = lacking.get(marker.args[0], 0) + 1
+    if lacking and os.environ.get("CI") == "1":
+        raise pytest.UsageError(f"CI=1, but these are not installed: {', '.join(lacking)}")
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    config.stash[_LACKING] = lacking
+    items[:] = kept

@@ -8,6 +8,8 @@ A lane owns the socket and the relay loop and nothing else. Whoever holds a Perm
 in a synchronous `finally`; settling never waits and is done exactly once.
 """
 
+import io
+
 import msgspec
 import trio
 
@@ -29,7 +31,6 @@ from securellm.config import Config
 from securellm.errors import (
     BadRequest,
     CallerError,
-    DestinationField,
     LoopDetected,
     PayloadTooLarge,
     RateLimited,
@@ -47,13 +48,8 @@ from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.origins import Origins
 from securellm.upstream.stream import Upstream
-from securellm.wire.body import Peeked, peek
+from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.envelope import encode_error, error_headers
-
-DESTINATION_HEADERS = frozenset(
-    {b"api-base", b"x-api-base", b"base-url", b"x-base-url", b"custom-host", b"x-custom-host", b"x-target-url"}
-)
-# Headers by which other gateways let a caller choose where the request goes. Here only the operator does.
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
@@ -164,7 +160,7 @@ class Gateway:
         if call.body.length is not None:
             _check_size(call.body.length, limit_bytes)
             charge.grow_to(call.body.length)
-        pieces: list[bytes] = []
+        body = io.BytesIO()  # grows in place, where a list of pieces would be held twice when it is joined
         size_bytes = 0
         rate_deadline_s = trio.current_time() + server.body_idle_timeout_s
         while True:
@@ -175,11 +171,11 @@ class Gateway:
             if scope.cancelled_caught:
                 raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes")
             if not piece:
-                return b"".join(pieces)
+                return body.getvalue()
             size_bytes += len(piece)
             _check_size(size_bytes, limit_bytes)
             charge.grow_to(size_bytes)
-            pieces.append(piece)
+            body.write(piece)
 
     def _route(self, call: Call, peeked: Peeked) -> Route:
         x_provider = call.header(b"x-provider")
@@ -243,12 +239,10 @@ class Gateway:
 
 
 def _check_head(call: Call) -> None:
+    check_headers(call.headers)
     for name, _ in call.headers:
         if name == b"x-securellm-hop":
             raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
-        if name in DESTINATION_HEADERS:
-            text = name.decode("ascii")
-            raise DestinationField(f"{text}: where requests go is set by the operator only; leave it out", param=text)
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
 

@@ -43,8 +43,8 @@ class Limits(msgspec.Struct, frozen=True):
     write_stall_s: float = 30.0  # one slice of an answer
     handshake_s: float = 10.0  # TLS
     close_s: float = 1.0  # TLS close_notify
-    linger_idle_s: float = 2.0  # after an early answer: how long without another byte of the body
-    linger_total_s: float = 10.0  # after an early answer: altogether
+    linger_idle_s: float = 5.0  # after an early answer: how long without another byte of the body (nginx: 5)
+    linger_total_s: float = 30.0  # after an early answer: altogether (nginx: 30)
     linger_bytes: int = 64 * 1024 * 1024  # after an early answer: how much is thrown away
 
 
@@ -75,10 +75,8 @@ class Connection(TCPServer):
     async def run(self) -> None:
         """Serve until either side is done."""
         try:
-            alpn = await self._handshake()
-            if alpn is None:
-                return
-            await self._serve()
+            if await self._handshake():
+                await self._serve()
         except OSError:
             _log.debug("a connection was lost")
         except Exception as error:  # one connection's defect must not end the others
@@ -128,15 +126,18 @@ class Connection(TCPServer):
         elif isinstance(event, Updated):
             self._set_idle(event.idle)
 
-    async def _handshake(self) -> str | None:
+    async def _handshake(self) -> bool:
         if not isinstance(self.stream, trio.SSLStream):
-            return "http/1.1"
+            return True
+        deadline_s = trio.current_time() + self._limits.handshake_s
         try:
-            with trio.fail_after(self._limits.handshake_s):
+            with trio.CancelScope(deadline=deadline_s) as self._reading:
                 await self.stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError, ssl.SSLError):
-            return None
-        return self.stream.selected_alpn_protocol() or "http/1.1"
+        except (trio.BrokenResourceError, ssl.SSLError):
+            return False
+        finished = not self._reading.cancelled_caught
+        self._reading = None
+        return finished
 
     async def _serve(self) -> None:
         sock = self._transport.socket
