@@ -17,8 +17,9 @@ def accumulate_chat(stream: bytes) -> dict[str, Any]:
         for name in ("id", "created", "model", "system_fingerprint"):
             if value.get(name) is not None:
                 whole.setdefault(name, value[name])
-        if value.get("usage"):
-            whole["usage"] = value["usage"]
+        usage = value.get("usage") or (value.get("x_groq") or {}).get("usage")  # Groq's own place for it in streams
+        if usage:
+            whole["usage"] = usage
         for choice in value.get("choices") or []:
             message = {"role": "assistant", "content": None}
             into = choices.setdefault(
