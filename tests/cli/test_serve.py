@@ -258,3 +258,15 @@ def test_the_curl_line_is_quoted() -> None:
     assert words[0:2] == ["curl", "http://h:1/v1/chat/completions"]
     assert "authorization: Bearer slb_k" in words
     assert json.loads(words[-1])["model"] == "p/it's"
+
+
+def test_a_key_is_shown_even_when_the_start_fails(tmp_path: Path) -> None:
+    """A first key that was made before the start failed is not lost: nothing would ever show it again."""
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).write_text("not PEM")
+    path = tmp_path / "config.toml"
+    path.write_text('[providers.demo]\nenabled = true\n[security.tls]\ncert_path = "cert.pem"\nkey_path = "key.pem"\n')
+    done = _refused(tmp_path / "state", "--port", "0", "--config", str(path))
+    assert done.returncode == 1
+    assert re.search(r"shown this once: slb_\w{8}_[\w-]{43}\n", done.stdout)
+    assert "security.tls: the certificate or its key cannot be loaded" in done.stderr

@@ -113,8 +113,10 @@ def _serve(config: Config, sockets: list[socket.socket]) -> None:
     except SecureLLMError as exc:
         raise click.ClickException(f"the key store cannot be used: {exc.message}") from exc
 
+    banner = Banner(config, first_key)
+
     async def body(opened: "Runtime") -> None:
-        await server.serve(opened, sockets=sockets, task_status=Banner(config, first_key))
+        await server.serve(opened, sockets=sockets, task_status=banner)
 
     try:
         trio.run(runtime.run, config, body)
@@ -129,6 +131,9 @@ def _serve(config: Config, sockets: list[socket.socket]) -> None:
     except Exception as exc:
         log.critical("stopped by an error that nobody handled", exc_info=exc)
         raise click.exceptions.Exit(1) from exc
+    finally:
+        if first_key is not None and not banner.shown:
+            click.echo(f"The start failed, but a first key was made, and is shown this once: {first_key}")
 
 
 class Banner:
@@ -137,10 +142,12 @@ class Banner:
     def __init__(self, config: Config, first_key: str | None) -> None:
         self._config = config
         self._first_key = first_key
+        self.shown = False
 
     def started(self, urls: list[str] | None = None) -> None:
         """Print it. Called by the server as its task status."""
         click.echo(encode_banner(self._config, list(urls or ()), self._first_key))
+        self.shown = True
 
 
 def encode_banner(config: Config, urls: list[str], first_key: str | None) -> str:

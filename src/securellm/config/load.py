@@ -124,9 +124,12 @@ class _Loading:
         self._put(("server", "request_timeout_secs"), total_s)
 
     def _put_places(self) -> None:
-        state_dir = choose_state_dir(self.sources.value("state_dir"), self.environ)
+        is_root = os.geteuid() == 0
+        home = Path(self.environ.get("HOME") or os.path.expanduser("~"))
+        state_dir = choose_state_dir(self.sources.value("state_dir"), self.environ, is_root=is_root, home=home)
         self._put(("state_dir",), state_dir)
-        self._put(("log_dir",), choose_log_dir(self.sources.value("audit", "log_path"), self.environ, state_dir))
+        log_path = self.sources.value("audit", "log_path")
+        self._put(("log_dir",), choose_log_dir(log_path, self.environ, state_dir, is_root=is_root))
         url = self.sources.value("database", "url")
         path = state_dir / "models.db"
         if isinstance(url, str):
