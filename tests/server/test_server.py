@@ -1,5 +1,6 @@
 """The sockets and the TLS of the server."""
 
+import signal
 import socket
 import ssl
 import subprocess
@@ -142,6 +143,29 @@ async def test_tls_early_answer(certificate: Tls) -> None:
             async with stream:
                 await stream.send_all(encode_request("POST", "/v1/chat/completions", b"x" * 5_000_000))
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 401")
+
+
+async def test_slow_handshake(certificate: Tls) -> None:
+    """A caller that never finishes its handshake is closed after head_timeout_s."""
+    with trio.fail_after(10):
+        async with open_edge(_with(certificate, head_timeout_s=0.3)) as edge:
+            silent = await trio.open_tcp_stream("127.0.0.1", int(edge.url.rpartition(":")[2]))
+            async with silent:
+                started_s = trio.current_time()
+                assert await silent.receive_some() == b""
+                assert 0.2 < trio.current_time() - started_s < 3
+
+
+async def test_a_handshake_does_not_hold_the_drain(certificate: Tls) -> None:
+    """A connection that has not finished its handshake is idle: it is closed at once when the server stops."""
+    with trio.fail_after(10):
+        async with open_edge(_with(certificate, head_timeout_s=60)) as edge:
+            silent = await trio.open_tcp_stream("127.0.0.1", int(edge.url.rpartition(":")[2]))
+            async with silent:
+                await silent.send_all(b"\x16\x03\x01")
+                edge.stop(signal.SIGTERM)
+                assert await silent.receive_some() == b""
+                await edge.stopped.wait()
 
 
 async def test_old_tls_and_plain_http_are_refused(certificate: Tls) -> None:

@@ -6,7 +6,7 @@ choose.
 
 import functools
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from securellm.chat import Attempt, Settlement
 
@@ -22,6 +22,8 @@ class Metrics:
     """The process's counters. `settled` is called by the ledger, the rest by the endpoint that shows them."""
 
     def __init__(self) -> None:
+        # Else each counter has a second series with the time of its first count.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not annotate it
         self.registry = CollectorRegistry()
         registry = self.registry
         self._requests = Counter(

@@ -31,5 +31,6 @@ def json_answer(content: Any, status: int = 200) -> Response:
 
 
 def empty(status: int, headers: Headers | None = None) -> Response:
-    """No body at all."""
-    return whole(b"", status, [*(headers or []), NOT_STORED])
+    """No body at all; a 204 has no length either (RFC 9110, 8.6)."""
+    make = answer_with if status == 204 else whole
+    return make(b"", status, [*(headers or []), NOT_STORED])

@@ -51,13 +51,18 @@ def condition_of(runtime: Any) -> Condition:
     for name, provider in runtime.providers.items():
         figures = runtime.origins.of(provider).statistics()
         state = figures.state.name.lower()
-        latency_ms = round(figures.latency_ms, 3) if figures.latency_ms is not None else None
+        latency_ms = _rounded(figures.latency_ms)
         providers.append(ProviderCondition(name, PROVIDER_STATUS[state], state, latency_ms, figures.last_error))
     return Condition(providers, _store_condition(runtime.accounts), PartCondition("disabled"))
 
 
 def _store_condition(accounts: Any) -> PartCondition:
     figures = accounts.statistics()
+    latency_ms = _rounded(figures.latency_ms)
     if figures.fresh:
-        return PartCondition("healthy", figures.latency_ms)
-    return PartCondition("unhealthy", figures.latency_ms, figures.error or "the last read of the keys is too old")
+        return PartCondition("healthy", latency_ms)
+    return PartCondition("unhealthy", latency_ms, figures.error or "the last read of the keys is too old")
+
+
+def _rounded(latency_ms: float | None) -> float | None:
+    return round(latency_ms, 3) if latency_ms is not None else None

@@ -1,6 +1,7 @@
 """The listeners and every connection that came in by them: the bound on their number, and how they come to an end."""
 
 import logging
+import math
 import socket
 import ssl
 
@@ -16,6 +17,7 @@ from securellm.web.connection import Connection, Limits, Stream
 from securellm.web.seam import Runtime
 
 MAX_REQUESTS = 2**40  # on one connection: never closed for their number (Hypercorn's default is 1,000)
+REFUSALS_LOGGED_EVERY_S = 1.0  # whoever opens too many connections does not fill the log as well
 
 _log = logging.getLogger("securellm.server")
 
@@ -43,6 +45,7 @@ class Listening:
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
         self._refused = 0
+        self._refused_logged_s = -math.inf
         self._changed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -61,6 +64,10 @@ class Listening:
             for listener in listeners:
                 await listener.aclose()
             await trio.sleep_forever()  # whoever stops us cancels; an empty server is not a finished one
+
+    def __repr__(self) -> str:
+        figures = self.statistics()
+        return f"<Listening connections={figures.connections} idle={figures.idle} refused={figures.refused}>"
 
     def announce_stop(self) -> None:
         """Say that this server is not ready; go on accepting."""
@@ -89,8 +96,7 @@ class Listening:
 
     async def _serve_one(self, stream: Stream) -> None:
         if len(self._connections) >= self._max_connections and not self._make_room():
-            self._refused += 1
-            _log.warning("over %d connections (server.max_connections): one was turned away", self._max_connections)
+            self._count_refused()
             await trio.aclose_forcefully(stream)
             return
         connection = Connection(self._wrapped, self._hypercorn, self._context, stream, self._limits)
@@ -101,6 +107,16 @@ class Listening:
             self._connections.discard(connection)
             self._changed.set()
             self._changed = trio.Event()
+
+    def _count_refused(self) -> None:
+        self._refused += 1
+        if trio.current_time() - self._refused_logged_s >= REFUSALS_LOGGED_EVERY_S:
+            self._refused_logged_s = trio.current_time()
+            _log.warning(
+                "all %d connections (server.max_connections) are busy: %d turned away so far",
+                self._max_connections,
+                self._refused,
+            )
 
     def _make_room(self) -> bool:
         """Close the connection that has been idle longest; False when all are busy."""
@@ -141,6 +157,7 @@ def limits_of(runtime: Runtime) -> Limits:
     return Limits(
         keep_alive_s=server.keep_alive_timeout_s,
         head_s=server.head_timeout_s,
+        handshake_s=server.head_timeout_s,
         write_stall_s=server.write_stall_timeout_s,
         linger_bytes=2 * server.max_request_size_bytes,
     )
