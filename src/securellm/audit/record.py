@@ -1,0 +1,106 @@
+"""One line of the audit log: its fields, and their canonical form. Pure. The format is docs/audit-format.md.
+
+Numbers with decimals are made from integers (microseconds, nano-USD), so the text of a line never depends on how a
+float prints.
+"""
+
+import datetime
+import hashlib
+
+import msgspec
+
+FORMAT_VERSION = 1
+GENESIS = "0" * 64  # `prev` of the first record of a slot
+MAX_LINE_BYTES = 1024 * 1024
+NUSD_PER_USD = 1_000_000_000
+
+Buckets = dict[str, int]
+Decimal = msgspec.Raw  # the text of a number
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One provider asked or passed over, inside the closing record."""
+
+    number: int
+    provider: str
+    model: str
+    http_status: int | None = None
+    error_code: str | None = None
+    duration_ms: Decimal | None = None
+    usage: Buckets | None = None
+    cost_nusd: int | None = None
+    upstream_request_id: str | None = None
+    skipped: str | None = None
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A record before it has its place in a chain; the fields are in the order in which they are written."""
+
+    timestamp: str
+    event_type: str
+    request_id: str | None = None
+    client_request_id: str | None = None
+    epoch: str | None = None
+    user_id: str | None = None
+    key_id: str | None = None
+    client_ip: str | None = None
+    endpoint: str | None = None
+    requested_model: str | None = None
+    provider: str | None = None
+    model: str | None = None
+    stream: bool | None = None
+    attempt: int | None = None
+    status: str | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    usage: Buckets | None = None
+    usage_source: str | None = None
+    estimated_cost_usd: Decimal | None = None
+    cost_nusd: int | None = None
+    price_table: str | None = None
+    finish_reason: str | None = None
+    duration_ms: Decimal | None = None
+    first_token_ms: Decimal | None = None
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    cache: str | None = None
+    upstream_request_id: str | None = None
+    dropped: tuple[str, ...] | None = None
+    context_truncated: bool | None = None
+    request_sha256: str | None = None
+    answer_sha256: str | None = None
+    content: str | None = None
+    request_content_sha256: str | None = None
+    answer_content_sha256: str | None = None
+    attempts: tuple[AttemptRecord, ...] | None = None
+    action: str | None = None
+    count: int | None = None
+    detail: dict[str, str | int] | None = None
+
+
+def encode_line(record: Record, *, seq: int, slot: int, prev: str) -> bytes:
+    """The line, without its newline, at its place in a slot's chain. `prev` is the hash of the line before."""
+    head = b'{"v":%d,"seq":%d,"slot":%d,"prev":"%b",' % (FORMAT_VERSION, seq, slot, prev.encode("ascii"))
+    return head + msgspec.json.encode(record)[1:]
+
+
+def hash_line(line: bytes) -> str:
+    """What the next record's `prev` says; `line` without its newline."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def timestamp(unix_us: int) -> str:
+    """RFC 3339 in UTC with microseconds."""
+    moment = datetime.datetime.fromtimestamp(unix_us // 1_000_000, datetime.UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_us % 1_000_000:06d}Z"
+
+
+def decimal(value: int, *, places: int) -> Decimal:
+    """`value` / 10^`places` as the shortest decimal: 1500, 3 places -> 1.5; 123456 nano-USD, 9 places -> 0.000123456."""
+    sign, digits = ("-" if value < 0 else ""), f"{abs(value):0{places + 1}d}"
+    whole, fraction = digits[: len(digits) - places], digits[len(digits) - places :].rstrip("0")
+    return msgspec.Raw(f"{sign}{whole}.{fraction}".encode() if fraction else f"{sign}{whole}".encode())

@@ -1,0 +1,1 @@
+"""What an answer costs: usage times price, in integer nano-USD."""
