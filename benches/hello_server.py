@@ -50,6 +50,8 @@ async def ready() -> Response:
 def main() -> None:
     config = Config()
     config.bind = [f"127.0.0.1:{sys.argv[1]}"]
+    config.keep_alive_max_requests = 1_000_000  # its default ends a kept connection after 1,000
+    config.accesslog = None
     trio.run(hypercorn.trio.serve, app, config)
 
 

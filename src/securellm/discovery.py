@@ -1,11 +1,17 @@
-"""Ask providers which models they have, and put what they say into the catalogue. Never a paid call."""
+"""Ask providers which models they have, and put what they say into the catalogue. Never a paid call.
 
+What they said is kept in the store, so that a restart does not forget it; a store that is down keeps nothing and fails
+nothing.
+"""
+
+import logging
 from collections.abc import Mapping
 
 import msgspec
 import trio
 
-from securellm.errors import SecureLLMError, TotalTimeout, UpstreamAuth, UpstreamInvalid
+from securellm.accounts.store import Store, StoredModel
+from securellm.errors import SecureLLMError, StoreUnavailable, TotalTimeout, UpstreamAuth, UpstreamInvalid
 from securellm.providers.base import Provider
 from securellm.providers.models import ModelCard, parse_models
 from securellm.providers.request import build_models_request
@@ -14,6 +20,8 @@ from securellm.upstream.body import read_whole
 from securellm.upstream.client import Clients
 
 SYNC_S = 10.0  # bound of one provider's list; lists are short and come in one answer
+
+_log = logging.getLogger("securellm.discovery")
 
 
 class SyncResult(msgspec.Struct, frozen=True):
@@ -28,12 +36,32 @@ class Discovery:
     """Fetches model lists."""
 
     def __init__(
-        self, providers: Mapping[str, Provider], catalogue: Catalogue, clients: Clients, *, connect_s: float
+        self,
+        providers: Mapping[str, Provider],
+        catalogue: Catalogue,
+        clients: Clients,
+        store: Store,
+        *,
+        connect_s: float,
     ) -> None:
         self._providers = providers
+        self._store = store
         self._catalogue = catalogue
         self._clients = clients
         self._connect_s = connect_s
+
+    async def recall(self) -> None:
+        """Put into the catalogue what was kept."""
+        try:
+            kept = await trio.to_thread.run_sync(self._store.read_models, abandon_on_cancel=True)
+        except StoreUnavailable as error:
+            _log.warning("the models that providers listed earlier cannot be read: %s", error.message)
+            return
+        by_provider: dict[str, list[ModelCard]] = {}
+        for model in kept:
+            by_provider.setdefault(model.provider, []).append(ModelCard(**msgspec.structs.asdict(model)))
+        for provider, cards in by_provider.items():
+            self._catalogue.learn(provider, cards)
 
     async def sync(self) -> list[SyncResult]:
         """Ask all providers at once; the catalogue takes what each says. One that fails keeps what was known."""
@@ -55,7 +83,18 @@ class Discovery:
         if cards is None:
             return SyncResult(provider.name, None, "no_model_list")
         self._catalogue.learn(provider.name, cards)
+        await self._keep(provider, cards)
         return SyncResult(provider.name, len(cards))
+
+    async def _keep(self, provider: Provider, cards: list[ModelCard]) -> None:
+        kept = [
+            StoredModel(provider.name, card.model, card.context, card.max_output, card.created_s, card.display_name)
+            for card in cards
+        ]
+        try:
+            await trio.to_thread.run_sync(self._store.save_models, provider.name, kept)
+        except StoreUnavailable as error:
+            _log.warning("the models that %s lists are not kept: %s", provider.name, error.message)
 
     async def _fetch_models(self, provider: Provider) -> list[ModelCard] | None:
         request = build_models_request(provider)

@@ -51,6 +51,8 @@ from securellm.upstream.stream import Upstream
 from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.envelope import encode_error, error_headers
 
+PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
+
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
     """Requests let in and not yet settled, the bodies they hold, and the ledger's figures."""
@@ -97,7 +99,7 @@ class Gateway:
             caller = self.identify(call.headers)
             _check_head(call)
             body = await self._read_body(call, charge)
-            peeked = peek(call.endpoint, body)
+            peeked = await _peek(call.endpoint, body)
             route = self._route(call, peeked)
         except SecureLLMError as error:
             charge.release()
@@ -245,6 +247,12 @@ def _check_head(call: Call) -> None:
             raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
+
+
+async def _peek(endpoint: Endpoint, body: bytes) -> Peeked:
+    if len(body) < PEEK_APART_BYTES:
+        return peek(endpoint, body)
+    return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True)
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:

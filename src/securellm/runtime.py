@@ -86,7 +86,8 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
         await accounts.refresh()
         asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
         gateway = Gateway(config, accounts, catalogue, origins, asker, ledger)
-        discovery = Discovery(providers, catalogue, clients, connect_s=config.timeouts.connect_s)
+        discovery = Discovery(providers, catalogue, clients, store, connect_s=config.timeouts.connect_s)
+        await discovery.recall()
         runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)
         try:
             async with trio.open_nursery() as nursery:

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from securellm.accounts.database import StoredModel
 from securellm.accounts.keys import MintedKey, digest_key
-from securellm.accounts.store import KeyTable, Store, ensure_first_key, open_store
+from securellm.accounts.store import KeyTable, Store, StoredModel, ensure_first_key, open_store
 from securellm.config.secrets import Secret
 from securellm.config.tree import Config, Database, Security
 from securellm.errors import StoreUnavailable

@@ -75,6 +75,7 @@ class FakeProvider:
 
     def __init__(self, models: Iterable[str] = ()) -> None:
         self.models = list(models)
+        self.models_script: Script | None = None  # in place of the list
         self.requests: list[Received] = []
         self.connections: list[Connection] = []
         self.default: Script | None = None
@@ -165,7 +166,7 @@ class FakeProvider:
 
     def _script_for(self, request: Received) -> Script:
         if _wants_models(request):
-            return _list_models(request.path, self.models)
+            return self.models_script or _list_models(request.path, self.models)
         if self._queue:
             return self._queue.popleft()
         chosen = self.choose(request) if self.choose else None

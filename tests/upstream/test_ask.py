@@ -282,6 +282,16 @@ async def test_an_error_event_before_the_first_token_is_a_status(autojump_clock:
     assert len(client.sent) == 2
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_our_key_refused_inside_a_200_is_our_fault(autojump_clock: MockClock, stream: bool):
+    """An in-band 401 is 502 upstream_auth like the status would be."""
+    error = b'{"error":{"message":"no","type":"authentication_error","code":401}}'
+    script = (200, SSE, [b"data: " + error + b"\n\n"]) if stream else (200, JSON, [error])
+    reply = await make_asker({"a": ScriptedClient(script)}).ask(make_permit(make_target("a"), stream=stream))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.outcome.error_code) == (502, "upstream_auth")
+
+
 async def test_an_empty_stream_is_truncated(autojump_clock: MockClock):
     """200 and nothing: 502 upstream_truncated, not an empty answer (guarantee 1)."""
     client = ScriptedClient((200, SSE, []))

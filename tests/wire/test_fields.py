@@ -41,11 +41,14 @@ MAPPED: dict[tuple[Endpoint, Dialect], dict[str, tuple[Any, str]]] = {
         "reasoning_effort": ("low", '"effort":"low"'),
         "response_format": (SCHEMA, '"output_config":{"format":{"type":"json_schema","schema":{"type":"object"}}}'),
         "stop": ("END", '"stop_sequences":["END"]'),
+        "stop_sequences": (["END"], '"stop_sequences":["END"]'),
+        "system": ("MARK", '"system":[{"type":"text","text":"MARK"}]'),
         "stream": (True, '"stream":true'),
         "stream_options": ({"include_usage": True}, '"model"'),  # says what our own stream shows
         "temperature": (0.25, '"temperature":0.25'),
         "tools": ([TOOL], '"tools":[{"name":"f","input_schema":{"type":"object","properties":{}}}]'),
         "top_p": (0.5, '"top_p":0.5'),
+        "reasoning": ({"effort": "low"}, '"effort":"low"'),
         "thinking": ({"type": "enabled", "budget_tokens": 2000}, '"budget_tokens":2000'),
         "top_k": (7, '"top_k":7'),
     },
@@ -60,12 +63,15 @@ MAPPED: dict[tuple[Endpoint, Dialect], dict[str, tuple[Any, str]]] = {
         "response_format": (SCHEMA, '"format":{"type":"object"}'),
         "seed": (5, '"seed":5'),
         "stop": (["END"], '"stop":["END"]'),
+        "stop_sequences": (["END"], '"stop":["END"]'),
+        "system": ("MARK", '{"role":"system","content":"MARK"}'),
         "stream": (True, '"stream":true'),
         "stream_options": ({"include_usage": True}, '"model"'),
         "temperature": (1.5, '"temperature":1.5'),
         "tools": ([TOOL], '"name":"f"'),
         "top_p": (0.5, '"top_p":0.5'),
         "min_p": (0.1, '"min_p":0.1'),
+        "reasoning": ({"max_tokens": 2000}, '"think":true'),
         "thinking": ({"type": "disabled"}, '"think":false'),
         "top_k": (7, '"top_k":7'),
     },
@@ -145,7 +151,7 @@ def test_mapped_fields_arrive(door: Endpoint, dialect: Dialect, name: str):
 
 @pytest.mark.parametrize(("door", "dialect", "name"), rows(Fate.REFUSED))
 def test_refused_fields_are_named(door: Endpoint, dialect: Dialect, name: str):
-    """A field that changes the meaning is refused with its name in `param`; null and values that say nothing are not."""
+    """A field that changes the meaning is refused with its name in `param`; null and harmless values are not."""
     with pytest.raises(UnsupportedField) as caught:
         translate(door, dialect, {name: {"some": "value"}})
     assert caught.value.param == name

@@ -17,21 +17,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from securellm.accounts.keys import KeyRecord
 from securellm.accounts.pepper import make_state_dir
 from securellm.accounts.schema import GENERATION, KEYS, META, METADATA, MODELS, REVISION, SCHEMA_VERSION
+from securellm.accounts.store import StoredModel
 from securellm.chat import KeyId
 from securellm.errors import StoreUnavailable
 
 BUSY_TIMEOUT_MS = 5000  # how long a write waits for another process's; its own writes take a few milliseconds
-
-
-class StoredModel(msgspec.Struct, frozen=True):
-    """One model as a provider listed it."""
-
-    provider: str
-    model: str
-    context: int | None
-    max_output: int | None
-    created_s: int
-    display_name: str | None
 
 
 class IdTaken(Exception):

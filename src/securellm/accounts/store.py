@@ -21,9 +21,20 @@ from securellm.config.tree import Config
 from securellm.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from securellm.accounts.database import Database, StoredModel
+    from securellm.accounts.database import Database
 
 MINT_ATTEMPTS = 4  # ids have 40 bits; a second try is rare, a fourth is a broken source of randomness
+
+
+class StoredModel(msgspec.Struct, frozen=True):
+    """One model as a provider listed it."""
+
+    provider: str
+    model: str
+    context: int | None
+    max_output: int | None
+    created_s: int
+    display_name: str | None
 
 
 class KeyTable(msgspec.Struct, frozen=True):
@@ -90,12 +101,12 @@ class Store:
         with self._lock:
             return self._open()[0].revoke_key(key_id, int(time.time()))
 
-    def save_models(self, provider: str, models: "list[StoredModel]") -> None:
+    def save_models(self, provider: str, models: list[StoredModel]) -> None:
         """Replace what is known of a provider's models. Raises StoreUnavailable."""
         with self._lock:
             self._open()[0].save_models(provider, models, int(time.time()))
 
-    def read_models(self) -> "list[StoredModel]":
+    def read_models(self) -> list[StoredModel]:
         """Every model that was saved. Raises StoreUnavailable."""
         with self._lock:
             return self._open()[0].models()

@@ -61,7 +61,7 @@ class Charge:
         self._size_bytes = 0
 
     def grow_to(self, size_bytes: int) -> None:
-        """Charge up to a total of `size_bytes`. Raises BytesInFlight when the budget has no room; nothing is charged then."""
+        """Charge up to a total of `size_bytes`. Raises BytesInFlight, and charges nothing, when there is no room."""
         if size_bytes > self._size_bytes:
             self._budget._take(size_bytes - self._size_bytes)
             self._size_bytes = size_bytes

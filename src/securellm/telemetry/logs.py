@@ -160,6 +160,13 @@ def _clean_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 
 def _clean(record: logging.LogRecord) -> None:
+    # The extra fields come after the record was made, so they are always looked at; the rest once is enough.
+    fields = getattr(record, "fields", None)
+    if isinstance(fields, dict):
+        record.fields = {key: redact(value) if isinstance(value, str) else value for key, value in fields.items()}
+    if getattr(record, "is_clean", False):
+        return
+    record.is_clean = True
     try:
         message = record.getMessage()
     except Exception:
@@ -171,9 +178,6 @@ def _clean(record: logging.LogRecord) -> None:
         record.exc_text = redact(_traceback_text(record.exc_info))
     if record.stack_info:
         record.stack_info = redact(record.stack_info)
-    fields = getattr(record, "fields", None)
-    if isinstance(fields, dict):
-        record.fields = {key: redact(value) if isinstance(value, str) else value for key, value in fields.items()}
 
 
 def _traceback_text(exc_info: Any) -> str:

@@ -239,9 +239,9 @@ class Asker:
         if status < 400:
             raise UpstreamInvalid(f"the provider answered with a redirect ({status}); redirects are not followed")
         body = await read_refusal(exchange)
-        if status in (401, 403):
-            raise Failed(UpstreamAuth(f"the provider refused the gateway's own credentials ({status})"))
         error = parse_error(prepared.dialect, status, body)
+        if status in (401, 403):
+            raise Failed(_as_told(error))
         error.retry_after_s = retry_after_s(exchange.headers, now_s=time.time())
         raise Failed(error, prepared=prepared, body=body, headers=exchange.headers)
 
@@ -249,7 +249,7 @@ class Asker:
         body = await read_whole(exchange)
         answer = prepared.relay.whole(body)
         if prepared.relay.failure is not None:
-            raise Failed(prepared.relay.failure)
+            raise Failed(_as_told(prepared.relay.failure))
         if prepared.stream and prepared.translated:
             raise UpstreamInvalid("the provider was asked for a stream and answered with something else")
         permit.complete = True
@@ -263,7 +263,7 @@ class Asker:
             relayed = relay.feed(data) if data else relay.end()
             opening += relayed.data
             if relay.failure is not None:
-                raise Failed(relay.failure)
+                raise Failed(_as_told(relay.failure))
             if relayed.semantic or relay.terminal:
                 return Relayed(opening, relayed.held, semantic=True)
             if not data:
@@ -285,6 +285,13 @@ def _report(leave: Leave, error: SecureLLMError) -> None:
         leave.succeeded()
     else:
         leave.failed(error.code if not isinstance(error, ProviderAnswered) else f"http_{error.status}")
+
+
+def _as_told(error: ProviderError) -> ProviderError:
+    """What the caller is told of a provider's error: a refusal of our key is nothing that the caller could mend."""
+    if isinstance(error, ProviderAnswered) and error.status in (401, 403):
+        return UpstreamAuth(f"the provider refused the gateway's own credentials ({error.status})")
+    return error
 
 
 def _may_retry(error: SecureLLMError) -> bool:

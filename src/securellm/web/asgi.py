@@ -19,6 +19,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from securellm.chat import Call, Caller, Endpoint, Headers, Outcome, RequestId, Status
 from securellm.errors import InternalError, SecureLLMError
 from securellm.ids import new_request_id
+from securellm.telemetry.logs import request_id_var
 from securellm.web import cors
 from securellm.web.caller_address import client_ip
 from securellm.web.faults import describe_fault
@@ -97,6 +98,7 @@ class EdgeRequest(TrioASGIHTTPConnection):
 
     async def __call__(self, receive: Any, send: Any) -> None:
         """Serve the request."""
+        request_id_var.set(self.request_id)  # of this task and of those that it starts: their log lines carry it
         self.receive = receive
         try:
             async with trio.open_nursery() as self._nursery:

@@ -8,7 +8,6 @@ search results, citations as input) are refused by their path.
 import msgspec
 
 from securellm.errors import BadRequest
-from securellm.wire.openai_door import EFFORTS
 from securellm.wire.reading import (
     array,
     mapping,
@@ -17,6 +16,8 @@ from securellm.wire.reading import (
     maybe_mapping,
     maybe_number,
     maybe_string,
+    named_kind,
+    read_effort,
     refuse,
     string,
     strings,
@@ -81,7 +82,7 @@ def _turn(message: JSONObject, path: str, dropped: Dropped) -> Turn:
     if content is None:
         raise wrong(content, f"{path}.content", "a string or an array")
     blocks = array(content, f"{path}.content")
-    parts = [_part(block, f"{path}.content[{n}]", dropped) for n, block in enumerate(blocks)]
+    parts = [parse_block(block, f"{path}.content[{n}]", dropped) for n, block in enumerate(blocks)]
     for n, part in enumerate(parts):
         if isinstance(part, ToolUse | Thinking | Redacted) if role == "user" else isinstance(part, ToolResult):
             raise BadRequest(
@@ -98,14 +99,15 @@ def _texts(content: object, path: str, dropped: Dropped) -> list[Text]:
         return [Text(content)]
     texts = []
     for n, block in enumerate(array(content, path)):
-        part = _part(block, f"{path}[{n}]", dropped)
+        part = parse_block(block, f"{path}[{n}]", dropped)
         if not isinstance(part, Text):
             raise BadRequest(f"{path}[{n}].type: expected text", param=f"{path}[{n}].type")
         texts.append(part)
     return texts
 
 
-def _part(value: object, path: str, dropped: Dropped) -> Part:
+def parse_block(value: object, path: str, dropped: Dropped) -> Part:
+    """One content block. Raises BadRequest and UnsupportedField with the path in `param`."""
     if isinstance(value, str):  # hybrid clients put bare strings into arrays
         return Text(value)
     block = mapping(value, path)
@@ -128,10 +130,10 @@ def _part(value: object, path: str, dropped: Dropped) -> Part:
             return _tool_use(block, path)
         case "tool_result":
             return _tool_result(block, path, dropped)
-        case str():
-            raise refuse(path, "this kind of block cannot be translated for the provider")
-        case kind:
-            raise wrong(kind, f"{path}.type", "a string")
+        case str(kind):
+            raise refuse(path, f"a block of the type {named_kind(kind)} cannot be translated for the provider")
+        case other:
+            raise wrong(other, f"{path}.type", "a string")
 
 
 def _image(block: JSONObject, path: str) -> Image:
@@ -188,7 +190,7 @@ def _tool_result(block: JSONObject, path: str, dropped: Dropped) -> ToolResult:
     content = block.get("content")
     parts: list[Text | Image | Document] = []
     for n, item in enumerate([content] if isinstance(content, str) else array(content, f"{path}.content")):
-        part = _part(item, f"{path}.content[{n}]", dropped)
+        part = parse_block(item, f"{path}.content[{n}]", dropped)
         if not isinstance(part, Text | Image | Document):
             raise refuse(f"{path}.content[{n}]", "this kind of block cannot be translated for the provider")
         parts.append(part)
@@ -252,9 +254,7 @@ def _format(body: JSONObject) -> Format | None:
 
 def _reasoning(body: JSONObject) -> Reasoning | None:
     config = maybe_mapping(body.get("output_config"), "output_config") or {}
-    effort = maybe_string(config.get("effort"), "output_config.effort")
-    if effort is not None and effort not in EFFORTS:
-        raise BadRequest(f"output_config.effort: expected one of {', '.join(EFFORTS)}", param="output_config.effort")
+    effort = read_effort(config.get("effort"), "output_config.effort")
     thinking = maybe_mapping(body.get("thinking"), "thinking")
     if thinking is None:
         return None if effort is None else Reasoning(effort=effort)

@@ -84,6 +84,9 @@ FIELDS: dict[Endpoint, dict[str, Field]] = {
         "web_search_options": _chat(_R, _R),  # a tool by another name
         # Not in the SDK:
         "min_p": _chat(_D, _M),
+        "stop_sequences": _chat(_M, _M),  # Anthropic's names at this door
+        "system": _chat(_M, _M),
+        "reasoning": _chat(_M, _M),  # OpenRouter's form of reasoning_effort
         "thinking": _chat(_M, _M),  # DeepSeek's switch and Anthropic's budget
         "top_k": _chat(_M, _M),
     },

@@ -11,6 +11,8 @@ What the two families say differently, and what is done about it:
 - usage is always asked for in streams, so that the gateway can count.
 """
 
+import re
+
 from securellm.errors import BadRequest
 from securellm.wire.images import encode_data_url
 from securellm.wire.reading import refuse
@@ -35,6 +37,8 @@ from securellm.wire.words import (
 
 LOW_BUDGET_TOKENS = 4096  # a budget up to here is effort low,
 MEDIUM_BUDGET_TOKENS = 16384  # up to here medium, above high
+
+_NOT_REASONING = re.compile(r"(?:openai/)?(?:gpt-3|gpt-4|chatgpt-4)")  # these refuse reasoning_effort
 
 
 def encode_chat_request(request: Request, *, model: str, capabilities: Capabilities, dropped: Dropped) -> JSONObject:
@@ -235,7 +239,7 @@ def _put_reasoning(body: JSONObject, reasoning: Reasoning, capabilities: Capabil
         effort = _nearest_effort(reasoning.budget_tokens)
     if effort is None or reasoning.enabled is False:
         return
-    if capabilities.reasoning_effort:
+    if capabilities.reasoning_effort and not _NOT_REASONING.match(str(body["model"])):
         body["reasoning_effort"] = effort
     elif "thinking" not in body:
         dropped.add("output_config" if reasoning.enabled is None else "thinking")

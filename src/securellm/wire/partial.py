@@ -1,7 +1,7 @@
 """The arguments of a tool call that the token limit cut short: as much of the object as is certain. Pure.
 
-The official Anthropic SDK shows the same to whoever accumulates the stream (jiter, partial mode): a string, a literal or
-a key that is not finished is left out, what stands before it is kept.
+The official Anthropic SDK shows the same to whoever accumulates the stream (jiter, partial mode): a string, a literal
+or a key that is not finished is left out, what stands before it is kept.
 """
 
 import msgspec

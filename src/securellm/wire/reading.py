@@ -8,6 +8,8 @@ import msgspec
 from securellm.errors import BadRequest, UnsupportedField
 from securellm.wire.words import JSONObject
 
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
 _KINDS = {
     dict: "an object",
     list: "an array",
@@ -95,6 +97,14 @@ def strings(value: object, param: str) -> tuple[str, ...]:
     return tuple(string(item, f"{param}[{number}]") for number, item in enumerate(array(value, param)))
 
 
+def read_effort(value: object, param: str) -> str | None:
+    """How hard to think, in the words that both families share, or null."""
+    effort = maybe_string(value, param)
+    if effort is not None and effort not in EFFORTS:
+        raise BadRequest(f"{param}: expected one of {', '.join(EFFORTS)}", param=param)
+    return effort
+
+
 def arguments_object(text: str, param: str) -> JSONObject:
     """The arguments of a tool call, which must be the text of a JSON object; nothing at all is no arguments."""
     if not text.strip():
@@ -114,6 +124,11 @@ def wrong(value: object, param: str, expected: str) -> BadRequest:
 def refuse(param: str, why: str) -> UnsupportedField:
     """The error for something that the chosen provider's dialect cannot express."""
     return UnsupportedField(f"{param}: {why}", param=param)
+
+
+def named_kind(kind: str) -> str:
+    """The `type` of a part for a message, where it looks like one; else nothing that the caller wrote."""
+    return kind if len(kind) <= 40 and kind.replace("_", "").isalnum() and kind.isascii() else "this type"
 
 
 def _reason(exc: Exception) -> str:
