@@ -100,7 +100,7 @@ def timestamp(unix_us: int) -> str:
 
 
 def decimal(value: int, *, places: int) -> Decimal:
-    """`value` / 10^`places` as the shortest decimal: 1500, 3 places -> 1.5; 123456 nano-USD, 9 places -> 0.000123456."""
+    """`value` / 10^`places` as the shortest decimal: 1500 with 3 places is 1.5, 123456 with 9 is 0.000123456."""
     sign, digits = ("-" if value < 0 else ""), f"{abs(value):0{places + 1}d}"
     whole, fraction = digits[: len(digits) - places], digits[len(digits) - places :].rstrip("0")
     return msgspec.Raw(f"{sign}{whole}.{fraction}".encode() if fraction else f"{sign}{whole}".encode())

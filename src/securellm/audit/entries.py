@@ -1,0 +1,184 @@
+"""What the audit says of a request: its intent, each further attempt, its end. Pure.
+
+The words are the contract's; the facts come from `chat.Settlement` and the cost from `pricing`.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from securellm.audit.record import AttemptRecord, Buckets, Record, decimal, timestamp
+from securellm.chat import Attempt, Call, Caller, Outcome, Settlement, Status, Usage
+
+MAX_TEXT_CHARS = 512  # of what callers and providers write: ids, models' names, messages
+MAX_DROPPED = 64  # names in `dropped`
+NUSD_PLACES = 9
+MS_PLACES = 3
+
+Cost = Callable[[str, str, Usage], int | None]  # provider, model, usage -> nano-USD; None when there is no price
+
+
+class Hashes(msgspec.Struct, frozen=True):
+    """What content modes from `hash` up add; hex SHA-256 each, None where there was no body."""
+
+    request: str | None = None
+    answer: str | None = None
+    content: str | None = None  # `redacted` or `full`, when encrypted bodies lie beside the chain
+    request_content: str | None = None
+    answer_content: str | None = None
+
+
+NO_HASHES = Hashes()
+
+
+def intent_record(
+    call: Call,
+    caller: Caller | None,
+    *,
+    requested_model: str | None,
+    stream: bool,
+    provider: str | None,
+    model: str | None,
+    epoch: str,
+    now_us: int,
+) -> Record:
+    """`request_received`: on disk before a provider is asked. `provider` and `model` are those asked first."""
+    return Record(
+        timestamp(now_us),
+        "request_received",
+        request_id=call.request_id,
+        client_request_id=_cut(call.header(b"x-request-id")),
+        epoch=epoch,
+        user_id=caller.user_id if caller is not None else None,
+        key_id=caller.key_id if caller is not None else None,
+        client_ip=call.client_ip,
+        endpoint=call.endpoint.value,
+        requested_model=_cut(requested_model),
+        provider=provider,
+        model=_cut(model),
+        stream=stream,
+    )
+
+
+def attempt_record(intent: Record, *, number: int, provider: str, model: str, now_us: int) -> Record:
+    """`attempt_started`: on disk before a provider after the first is asked."""
+    return msgspec.structs.replace(
+        intent,
+        timestamp=timestamp(now_us),
+        event_type="attempt_started",
+        provider=provider,
+        model=_cut(model),
+        attempt=number,
+    )
+
+
+def closing_record(
+    settlement: Settlement, *, cost: Cost, price_table: str | None, hashes: Hashes, now_us: int
+) -> Record:
+    """`response_sent` or `request_failed`: on disk before the last byte of the answer."""
+    usage, outcome = settlement.usage, settlement.outcome
+    attempts = tuple(_attempt(attempt, _usage_of(attempt, settlement), cost) for attempt in settlement.attempts)
+    spent = [attempt.cost_nusd for attempt in attempts if attempt.cost_nusd is not None]
+    caller = settlement.caller
+    return Record(
+        timestamp(now_us),
+        "response_sent" if _was_sent(outcome) else "request_failed",
+        request_id=settlement.request_id,
+        client_request_id=_cut(settlement.client_request_id),
+        epoch=settlement.config_epoch,
+        user_id=caller.user_id if caller is not None else None,
+        key_id=caller.key_id if caller is not None else None,
+        client_ip=settlement.client_ip,
+        endpoint=settlement.endpoint.value,
+        requested_model=_cut(settlement.requested_model),
+        provider=settlement.provider,
+        model=_cut(settlement.model),
+        stream=settlement.stream,
+        status=outcome.status.value,
+        http_status=outcome.http_status,
+        error_code=_cut(outcome.error_code),
+        error_message=_cut(outcome.error_message),
+        prompt_tokens=usage.prompt_tokens if usage is not None else None,
+        completion_tokens=usage.completion_tokens if usage is not None else None,
+        total_tokens=usage.total_tokens if usage is not None else None,
+        usage=buckets(usage),
+        usage_source=settlement.usage_source,
+        estimated_cost_usd=decimal(sum(spent), places=NUSD_PLACES) if spent else None,
+        cost_nusd=sum(spent) if spent else None,
+        price_table=price_table if spent else None,
+        finish_reason=_cut(settlement.finish_reason),
+        duration_ms=_ms(settlement.duration_ms),
+        first_token_ms=_ms(settlement.first_token_ms),
+        bytes_in=settlement.bytes_in,
+        bytes_out=settlement.bytes_out,
+        cache="off",
+        upstream_request_id=_cut(settlement.upstream_request_id),
+        dropped=tuple(settlement.dropped[:MAX_DROPPED]) or None,
+        context_truncated=settlement.context_truncated or None,
+        request_sha256=hashes.request,
+        answer_sha256=hashes.answer,
+        content=hashes.content,
+        request_content_sha256=hashes.request_content,
+        answer_content_sha256=hashes.answer_content,
+        attempts=attempts or None,
+    )
+
+
+def event_record(
+    action: str,
+    *,
+    epoch: str,
+    now_us: int,
+    count: int | None = None,
+    client_ip: str | None = None,
+    detail: dict[str, str | int] | None = None,
+) -> Record:
+    """`security_event`: something that no request is the story of."""
+    return Record(
+        timestamp(now_us),
+        "security_event",
+        epoch=epoch,
+        client_ip=client_ip,
+        action=action,
+        count=count,
+        detail=detail,
+    )
+
+
+def buckets(usage: Usage | None) -> Buckets | None:
+    """The buckets that are not zero; None when nothing was used."""
+    if usage is None:
+        return None
+    return {name: value for name, value in msgspec.structs.asdict(usage).items() if value}
+
+
+def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost) -> AttemptRecord:
+    return AttemptRecord(
+        number=attempt.number,
+        provider=attempt.provider,
+        model=attempt.model[:MAX_TEXT_CHARS],
+        http_status=attempt.http_status,
+        error_code=_cut(attempt.error_code),
+        duration_ms=_ms(attempt.duration_ms) if attempt.skipped is None else None,
+        usage=buckets(usage),
+        cost_nusd=cost(attempt.provider, attempt.model, usage) if usage is not None else None,
+        upstream_request_id=_cut(attempt.upstream_request_id),
+        skipped=attempt.skipped,
+    )
+
+
+def _usage_of(attempt: Attempt, settlement: Settlement) -> Usage | None:
+    """The last attempt's usage is the answer's, which may be an estimate; the others have what was reported."""
+    return settlement.usage if attempt is settlement.attempts[-1] else attempt.usage
+
+
+def _was_sent(outcome: Outcome) -> bool:
+    return outcome.status is Status.SUCCESS
+
+
+def _ms(value: float | None) -> msgspec.Raw | None:
+    return decimal(round(value * 1000), places=MS_PLACES) if value is not None else None
+
+
+def _cut(text: str | None) -> str | None:
+    return text[:MAX_TEXT_CHARS] if text is not None else None
