@@ -31,7 +31,7 @@ LAYERS: dict[str, set[str]] = {
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "permit"},
-    "discovery": BOTTOM | {"providers", "routing", "upstream"},
+    "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream"},
     "ledger": BOTTOM | {"telemetry"},
     "permit": PURE_CORE | {"ids", "config", "providers", "routing", "limits"},
     "gateway": PURE_CORE

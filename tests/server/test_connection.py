@@ -241,6 +241,30 @@ async def test_pipelined_requests_are_answered_in_order() -> None:
             assert (await client.read_response()).body == b"body 0" * 3000
 
 
+async def test_reading_ahead_is_bounded() -> None:
+    """Behind an answer that takes its time no more than a bound is read; what was not read is served afterwards."""
+    answer_now = trio.Event()
+    asked = trio.Event()
+
+    async def ask(gateway: EdgeGateway, permit: Permit) -> Answer:
+        asked.set()
+        await answer_now.wait()
+        return gateway.whole(permit, b"%d" % len(permit.body))
+
+    with trio.fail_after(20):
+        async with open_edge(edge_config(body_idle_timeout_s=5)) as edge, open_client(edge.url) as client:
+            edge.gateway.script = ask
+            await client.request("POST", CHAT, b"x", AUTH)
+            await asked.wait()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.request, "POST", CHAT, b"x" * 30_000_000, AUTH)
+                await trio.sleep(0.3)  # no event says that a socket's buffers are full
+                assert nursery.child_tasks, "30 MB were read ahead"
+                answer_now.set()
+                assert (await client.read_response()).body == b"1"
+                assert (await client.read_response()).body == b"30000000"
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_stalled_reader_is_cut(streamed: bool) -> None:
     """A caller that stops reading holds its request for write_stall_timeout_s and is then reset (T4)."""

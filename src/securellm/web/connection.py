@@ -81,6 +81,12 @@ class Connection(TCPServer):
             _log.debug("a connection was lost")
         except Exception as error:  # one connection's defect must not end the others
             _log.error("a connection failed: %s", describe_fault(error))
+        except BaseExceptionGroup as group:  # the same, while the server is being stopped
+            cancelled, failed = group.split(trio.Cancelled)
+            if failed is not None:
+                _log.error("a connection failed while it was cancelled: %s", describe_fault(failed))
+            if cancelled is not None:
+                raise cancelled from None
         finally:
             await self._close()
 
