@@ -254,13 +254,12 @@ class Receipt(Protocol):
     """The promise that a settlement will be on disk."""
 
     async def durable(self) -> None:
-        """Return once the outcome is on disk. Raises AuditUnavailable when it cannot be (a later version)."""
+        """Return once it is on disk. Raises AuditUnavailable when it is not in time."""
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A complete answer in the caller's dialect: a refusal, an error or a whole body. Already settled."""
+    """A complete answer in the caller's dialect: a refusal, an error or a whole body. Settled, and durable."""
 
     status: int
     headers: Headers
     body: bytes
-    receipt: Receipt

@@ -40,6 +40,7 @@
         ├── InternalError          500 internal_error        internal_error
         ├── ConfigError            500 config_error          config_error
         ├── DatabaseError          500 database_error        database_error
+        ├── AuditUnavailable       503 audit_unavailable     audit_unavailable
         ├── StoreUnavailable       503 store_unavailable     store_unavailable
         └── ShuttingDown           503 internal_error        shutting_down
 
@@ -340,6 +341,15 @@ class DatabaseError(GatewayError):
 
     type = "database_error"
     code = "database_error"
+
+
+class AuditUnavailable(GatewayError):
+    """The request's record cannot be made durable, so it is not served (`audit.mode` is `strict`)."""
+
+    status = 503
+    type = "audit_unavailable"
+    code = "audit_unavailable"
+    retryable = True
 
 
 class StoreUnavailable(GatewayError):

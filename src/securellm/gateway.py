@@ -1,11 +1,13 @@
 """The story of a request: admit, ask, settle. It knows nothing of ASGI, sockets or frameworks.
 
-    Call ── admit ──▶ Permit ── ask ──▶ Upstream (a stream that has begun) ── the lane relays ──▶ settle
-              │                  └────▶ Answer (a whole body, or an error)      settled already
-              └────▶ Answer (a refusal)                                          settled already
+    Call ── admit ──▶ Permit ── ask ──▶ Upstream (a stream that has begun) ── the lane relays ──▶ finish
+              │                  └────▶ Answer (a whole body, or an error)      settled and durable
+              └────▶ Answer (a refusal)                                          settled and durable
 
-A lane owns the socket and the relay loop and nothing else. Whoever holds a Permit that is not settled calls `settle`
-in a synchronous `finally`; settling never waits and is done exactly once.
+A lane owns the socket and the relay loop and nothing else. A record is on disk before what it speaks of leaves: the
+intent before a provider is asked (`upstream/ask.py`), the outcome before an Answer is handed out, or before a stream's
+last bytes are (`finish`). Whoever holds a Permit that is not settled calls `settle` in a synchronous `finally`;
+settling never waits and is done exactly once.
 """
 
 import io
@@ -14,40 +16,29 @@ import msgspec
 import trio
 
 from securellm.accounts.snapshot import Accounts
-from securellm.chat import (
-    Answer,
-    Attempt,
-    Call,
-    Caller,
-    Endpoint,
-    Headers,
-    Outcome,
-    Receipt,
-    Settlement,
-    Status,
-    Usage,
-)
+from securellm.chat import Answer, Call, Caller, Endpoint, Headers, Outcome, Receipt, Settlement, Status
 from securellm.config import Config
 from securellm.errors import (
+    AuditUnavailable,
     BadRequest,
-    CallerError,
+    InvalidKey,
     LoopDetected,
     PayloadTooLarge,
-    RateLimited,
     SecureLLMError,
     ShuttingDown,
     SlowBody,
     UnsupportedEndpoint,
 )
-from securellm.ledger import Ledger, LedgerStatistics
+from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.in_flight import Charge, InFlightBytes, InFlightStatistics
 from securellm.permit import Permit
 from securellm.routing import Catalogue, Route
-from securellm.tokens import estimate_request_tokens, estimate_tokens
+from securellm.settlement import refused, settlement_of, settlement_of_call
 from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.origins import Origins
-from securellm.upstream.stream import Upstream
+from securellm.upstream.reply import count_reply
+from securellm.upstream.stream import Pulled, Upstream
 from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.envelope import encode_error, error_headers
 
@@ -90,38 +81,58 @@ class Gateway:
 
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
-        caller: Caller | None = None
-        peeked: Peeked | None = None
-        charge = self._in_flight.open_charge()
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
             caller = self.identify(call.headers)
+            page = self._ledger.open_page()
+        except SecureLLMError as error:
+            return self._turn_away(call, error)
+        peeked: Peeked | None = None
+        charge = self._in_flight.open_charge()
+        try:
             _check_head(call)
             body = await self._read_body(call, charge)
             peeked = await _peek(call.endpoint, body)
             route = self._route(call, peeked)
         except SecureLLMError as error:
             charge.release()
-            return self._refusal(call, error, caller, peeked)
+            return await self._refuse(call, error, caller, peeked, page)
         except BaseException:
             charge.release()
-            self._settle_refusal(call, Outcome(Status.CANCELLED), caller, peeked)
+            self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
             raise
+        page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
         deadline_s = call.started_s + self._config.timeouts.total_s
-        permit = Permit(call, caller, peeked, body, route, charge, deadline_s)
+        permit = Permit(call, caller, peeked, body, route, charge, page, deadline_s)
         self._open[call.request_id] = permit
         return permit
 
     async def ask(self, permit: Permit) -> Upstream | Answer:
         """Ask the route's providers, up to the commit point. Raises nothing but Cancelled."""
         if permit.endpoint is Endpoint.COUNT_TOKENS and not _can_count(permit.route):
-            return self._counted(permit)
-        reply = await self._asker.ask(permit)
-        if isinstance(reply, Upstream):
-            return reply
+            reply = count_reply(permit)
+        else:
+            asked = await self._asker.ask(permit)
+            if isinstance(asked, Upstream):
+                return asked
+            reply = asked
         permit.bytes_out += len(reply.body)
-        return Answer(reply.status, reply.headers, reply.body, self.settle(permit, reply.outcome))
+        receipt = self.settle(permit, reply.outcome)
+        if reply.outcome.error_code == AuditUnavailable.code:
+            receipt = KEPT  # it says that nothing can be recorded: waiting for its own record would be for nothing
+        return await self._durable(permit.call, Answer(reply.status, reply.headers, reply.body), receipt)
+
+    async def finish(self, permit: Permit, upstream: Upstream, pulled: Pulled) -> Pulled:
+        """Settle a stream of which the last piece was pulled, and wait; returns what may be sent now.
+
+        An outcome that is not durable in time ends the stream in an error event in place of the provider's last one.
+        """
+        try:
+            await self.settle(permit, upstream.outcome).durable()
+        except AuditUnavailable as error:
+            return pulled._replace(held=upstream.unrecorded(error), abort=True)
+        return pulled
 
     def settle(self, permit: Permit, outcome: Outcome) -> Receipt:
         """Close the request's books. Waits for nothing; a second call returns the first receipt."""
@@ -130,12 +141,8 @@ class Gateway:
         permit.close_attempt(outcome.error_code if outcome.status is not Status.CANCELLED else "cancelled")
         permit.release()
         self._open.pop(permit.request_id, None)
-        permit.receipt = self._ledger.settle(self._settlement(permit, outcome))
+        permit.receipt = self._ledger.settle(permit.page, settlement_of(permit, outcome, self._config.epoch))
         return permit.receipt
-
-    def refuse(self, call: Call, error: SecureLLMError) -> Answer:
-        """An error in the caller's dialect, for a request that was never let in."""
-        return self._refusal(call, error, None, None)
 
     @property
     def stopping(self) -> bool:
@@ -189,55 +196,51 @@ class Gateway:
         # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
         return self._catalogue.route(peeked.model, x_provider, Endpoint.MESSAGES, self._origins.healthy)
 
-    def _counted(self, permit: Permit) -> Answer:
-        tokens = estimate_request_tokens(permit.body)
-        headers = [
-            CONTENT_TYPE_JSON,
-            *id_headers(permit.endpoint, permit.request_id),
-            (b"x-securellm-usage-source", b"estimated"),
-        ]
-        body = msgspec.json.encode({"input_tokens": tokens})
-        permit.bytes_out += len(body)
-        return Answer(200, headers, body, self.settle(permit, Outcome(Status.SUCCESS, 200)))
+    def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
+        """Refuse a caller who is not known, or whom nobody can be served for now: no record, at most an event."""
+        if isinstance(error, InvalidKey):
+            self._ledger.event("authentication_failed", client_ip=call.client_ip)
+        self._ledger.tell(self._unserved(call, refused(error), None, None))
+        return _refusal(call, error)
 
-    def _refusal(self, call: Call, error: SecureLLMError, caller: Caller | None, peeked: Peeked | None) -> Answer:
-        body = encode_error(call.endpoint.dialect, error, call.request_id)
-        headers = [CONTENT_TYPE_JSON, *error_headers(error), *id_headers(call.endpoint, call.request_id)]
-        receipt = self._settle_refusal(call, _refused(error), caller, peeked, bytes_out=len(body))
-        return Answer(error.status, headers, body, receipt)
+    async def _refuse(
+        self, call: Call, error: SecureLLMError, caller: Caller, peeked: Peeked | None, page: Page
+    ) -> Answer:
+        """Refuse a known caller's request: it leaves its records like any other."""
+        answer = _refusal(call, error)
+        receipt = self._settle_unserved(call, refused(error), caller, peeked, page, bytes_out=len(answer.body))
+        return await self._durable(call, answer, receipt)
 
-    def _settle_refusal(
-        self, call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, *, bytes_out: int = 0
+    def _settle_unserved(
+        self,
+        call: Call,
+        outcome: Outcome,
+        caller: Caller,
+        peeked: Peeked | None,
+        page: Page,
+        *,
+        bytes_out: int = 0,
     ) -> Receipt:
-        return self._ledger.settle(
-            _settlement(call, outcome, caller, self._config.epoch, bytes_out=bytes_out, peeked=peeked)
-        )
+        model, stream = (peeked.model, peeked.stream) if peeked is not None else (None, False)
+        page.intend(call, caller, model, stream=stream, target=None)
+        return self._ledger.settle(page, self._unserved(call, outcome, caller, peeked, bytes_out=bytes_out))
 
-    def _settlement(self, permit: Permit, outcome: Outcome) -> Settlement:
-        meter, target = permit.meter, permit.answered_by
-        usage, source = _usage(permit)
-        last = permit.attempts[-1] if permit.attempts else None
-        return msgspec.structs.replace(
-            _settlement(
-                permit.call,
-                outcome,
-                permit.caller,
-                self._config.epoch,
-                bytes_out=permit.bytes_out,
-                peeked=permit.peeked,
-            ),
-            provider=target.provider.name if target is not None else None,
-            model=target.model if target is not None else None,
-            attempts=tuple(permit.attempts),
-            usage=usage,
-            usage_source=source,
-            finish_reason=meter.finish_reason if meter is not None else None,
-            first_token_ms=_ms(permit.first_token_s, permit.call.started_s),
-            bytes_in=len(permit.body),
-            dropped=permit.dropped,
-            upstream_request_id=last.upstream_request_id if last is not None else None,
-            context_truncated=meter is not None and meter.context_truncated,
-        )
+    def _unserved(
+        self, call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, *, bytes_out: int = 0
+    ) -> Settlement:
+        return settlement_of_call(call, outcome, caller, peeked, self._config.epoch, bytes_out=bytes_out)
+
+    async def _durable(self, call: Call, answer: Answer, receipt: Receipt) -> Answer:
+        try:
+            await receipt.durable()
+        except AuditUnavailable as error:
+            return _refusal(call, error)
+        return answer
+
+
+def _refusal(call: Call, error: SecureLLMError) -> Answer:
+    headers = [CONTENT_TYPE_JSON, *error_headers(error), *id_headers(call.endpoint, call.request_id)]
+    return Answer(error.status, headers, encode_error(call.endpoint.dialect, error, call.request_id))
 
 
 def _check_head(call: Call) -> None:
@@ -262,67 +265,3 @@ def _check_size(size_bytes: int, limit_bytes: int) -> None:
 
 def _can_count(route: Route) -> bool:
     return any(Endpoint.COUNT_TOKENS in target.provider.endpoints for target in route.targets)
-
-
-def _refused(error: SecureLLMError) -> Outcome:
-    status = Status.FAILED
-    if isinstance(error, RateLimited):
-        status = Status.RATE_LIMITED
-    elif isinstance(error, ShuttingDown):
-        status = Status.SHUTDOWN
-    elif isinstance(error, CallerError):
-        status = Status.REJECTED
-    return Outcome(status, error.status, error.code, error.message)
-
-
-def _usage(permit: Permit) -> tuple[Usage | None, str | None]:
-    """What was used, and how we know: the provider's word for an answer that is complete, else an estimate.
-
-    A stream that was cut has delivered output that the provider did not get to count; its words about input still hold.
-    """
-    meter = permit.meter
-    if meter is None:
-        return None, None
-    if meter.usage is not None and (permit.complete or meter.output_bytes == 0):
-        return meter.usage, "reported"
-    if meter.output_bytes == 0:
-        return None, None
-    delivered = estimate_tokens(meter.output_bytes)
-    if meter.usage is None:
-        return Usage(input_tokens=estimate_request_tokens(permit.body), output_tokens=delivered), "estimated"
-    output_tokens = max(meter.usage.output_tokens, delivered)
-    return msgspec.structs.replace(meter.usage, output_tokens=output_tokens), "estimated"
-
-
-def _settlement(
-    call: Call, outcome: Outcome, caller: Caller | None, epoch: str, *, bytes_out: int, peeked: Peeked | None
-) -> Settlement:
-    no_attempts: tuple[Attempt, ...] = ()
-    return Settlement(
-        request_id=call.request_id,
-        client_request_id=call.header(b"x-request-id"),
-        endpoint=call.endpoint,
-        caller=caller,
-        client_ip=call.client_ip,
-        requested_model=peeked.model if peeked is not None else None,
-        provider=None,
-        model=None,
-        stream=peeked is not None and peeked.stream,
-        outcome=outcome,
-        attempts=no_attempts,
-        usage=None,
-        usage_source=None,
-        finish_reason=None,
-        first_token_ms=None,
-        duration_ms=_ms(trio.current_time(), call.started_s) or 0.0,
-        bytes_in=0,
-        bytes_out=bytes_out,
-        dropped=(),
-        upstream_request_id=None,
-        context_truncated=False,
-        config_epoch=epoch,
-    )
-
-
-def _ms(until_s: float | None, since_s: float) -> float | None:
-    return (until_s - since_s) * 1000 if until_s is not None else None

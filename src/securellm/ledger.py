@@ -1,28 +1,36 @@
-"""The side door: takes the settlement of every request and does the bookkeeping. Never waits, never fails a request.
+"""The side door: takes what happens to each request and does the bookkeeping. Never fails a request that was let in.
 
-Bookkeepers subscribe; each is called once for each settlement, in the order of subscription. One that raises is
-logged and the others go on. This version keeps metrics and an operational log line; it writes no audit record.
+A request has a page from its admission to its settlement. What is written there goes to the audit log, whose receipts
+say when it is on disk; settling itself waits for nothing and cannot be lost to cancellation, because the page's room in
+the log was reserved at admission. Bookkeepers (metrics, the operational log) subscribe: each is called once for each
+settlement, in the order of subscription; one that raises is logged and the others go on.
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 import msgspec
 
-from securellm.chat import Receipt, Settlement
+from securellm.audit.entries import NO_HASHES, Cost, Hashes, attempt_record, closing_record, event_record, intent_record
+from securellm.audit.log import AuditLog, AuditStatistics, Reservation
+from securellm.audit.record import Record
+from securellm.chat import Call, Caller, Receipt, Settlement
+from securellm.routing import Target
 
 log = logging.getLogger(__name__)
 
 
 class LedgerStatistics(msgspec.Struct, frozen=True):
-    """How many settlements were taken, and how often a bookkeeper failed."""
+    """How many settlements were taken, how often a bookkeeper failed, and the audit log's figures (None: it is off)."""
 
     settled: int
     failures: int
+    audit: AuditStatistics | None
 
 
 class Kept:
-    """A receipt for bookkeeping that is done when `settle` returns."""
+    """A receipt for what needs no waiting."""
 
     async def durable(self) -> None:
         """There is nothing to wait for."""
@@ -31,10 +39,76 @@ class Kept:
 KEPT = Kept()
 
 
-class Ledger:
-    """Hands settlements to whoever keeps books."""
+class Page:
+    """The place of one request in the books, from `Ledger.open_page` to its settlement."""
 
-    def __init__(self) -> None:
+    __slots__ = ("_epoch", "_intent", "_now_us", "_receipt", "_reservation")
+
+    def __init__(self, reservation: Reservation | None, epoch: str, now_us: Callable[[], int]) -> None:
+        self._reservation = reservation
+        self._epoch = epoch
+        self._now_us = now_us
+        self._intent: Record | None = None
+        self._receipt: Receipt = KEPT
+
+    def intend(self, call: Call, caller: Caller, model: str | None, *, stream: bool, target: Target | None) -> None:
+        """Write the request's intent, once; `target` is who will be asked first, None when nobody will be."""
+        if self._reservation is None or self._intent is not None:
+            return
+        self._intent = intent_record(
+            call,
+            caller,
+            requested_model=model,
+            stream=stream,
+            provider=target.provider.name if target is not None else None,
+            model=target.model if target is not None else None,
+            epoch=self._epoch,
+            now_us=self._now_us(),
+        )
+        self._receipt = self._reservation.append(self._intent)
+
+    def asking(self, target: Target, number: int) -> Receipt:
+        """A provider is about to be asked, as attempt `number`; it may be, when the receipt is durable."""
+        if self._reservation is None or self._intent is None:
+            return KEPT
+        intended = (self._intent.provider, self._intent.model) == (target.provider.name, target.model)
+        if number > 1 or not intended:
+            record = attempt_record(
+                self._intent,
+                number=number,
+                provider=target.provider.name,
+                model=target.model,
+                now_us=self._now_us(),
+            )
+            self._receipt = self._reservation.append(record)
+        return self._receipt
+
+    def close(self, closing: Callable[[int], Record]) -> Receipt:
+        """Write the closing record; nothing follows it."""
+        if self._reservation is None:
+            return KEPT
+        receipt = self._reservation.append(closing(self._now_us()))
+        self._reservation.close()
+        return receipt
+
+
+class Ledger:
+    """Keeps the books of all requests of the process."""
+
+    def __init__(
+        self,
+        audit: AuditLog | None,
+        *,
+        epoch: str,
+        cost: Cost,
+        price_table: str | None,
+        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+    ) -> None:
+        self._audit = audit
+        self._epoch = epoch
+        self._cost = cost
+        self._price_table = price_table
+        self._now_us = now_us
         self._bookkeepers: list[Callable[[Settlement], None]] = []
         self._settled = 0
         self._failures = 0
@@ -43,8 +117,22 @@ class Ledger:
         """Call `bookkeeper` for every settlement from now on; it must not block."""
         self._bookkeepers.append(bookkeeper)
 
-    def settle(self, settlement: Settlement) -> Receipt:
-        """Take a settlement. Called exactly once for each request that the gateway knows of."""
+    def open_page(self) -> Page:
+        """A request's place in the books. Raises AuditUnavailable when the log takes no more records."""
+        return Page(self._audit.reserve() if self._audit is not None else None, self._epoch, self._now_us)
+
+    def settle(self, page: Page, settlement: Settlement, hashes: Hashes = NO_HASHES) -> Receipt:
+        """Take a settlement. Called exactly once for each page."""
+        receipt = page.close(
+            lambda now_us: closing_record(
+                settlement, cost=self._cost, price_table=self._price_table, hashes=hashes, now_us=now_us
+            )
+        )
+        self.tell(settlement)
+        return receipt
+
+    def tell(self, settlement: Settlement) -> None:
+        """Tell the bookkeepers, without a record: for requests whose refusal is an event or nothing."""
         self._settled += 1
         for bookkeeper in self._bookkeepers:
             try:
@@ -52,8 +140,15 @@ class Ledger:
             except Exception:
                 self._failures += 1
                 log.exception("a bookkeeper failed", extra={"request_id": settlement.request_id})
-        return KEPT
+
+    def event(self, action: str, *, client_ip: str | None = None, detail: dict[str, str | int] | None = None) -> None:
+        """Note a security event; never waited for."""
+        if self._audit is not None:
+            self._audit.event(
+                event_record(action, epoch=self._epoch, now_us=self._now_us(), client_ip=client_ip, detail=detail)
+            )
 
     def statistics(self) -> LedgerStatistics:
         """The figures now."""
-        return LedgerStatistics(self._settled, self._failures)
+        audit = self._audit.statistics() if self._audit is not None else None
+        return LedgerStatistics(self._settled, self._failures, audit)

@@ -8,6 +8,7 @@ import trio
 
 from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
 from securellm.errors import SecureLLMError
+from securellm.ledger import Page
 from securellm.limits.in_flight import Charge
 from securellm.routing import Route, Target
 from securellm.wire.body import Peeked
@@ -45,13 +46,22 @@ class Permit:
     """See the module. `deadline_s` is on Trio's clock and covers every attempt."""
 
     def __init__(
-        self, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route, charge: Charge, deadline_s: float
+        self,
+        call: Call,
+        caller: Caller,
+        peeked: Peeked,
+        body: bytes,
+        route: Route,
+        charge: Charge,
+        page: Page,
+        deadline_s: float,
     ) -> None:
         self.call = call
         self.caller = caller
         self.peeked = peeked
         self.body = body
         self.route = route
+        self.page = page
         self.deadline_s = deadline_s
         self.attempts: list[Attempt] = []
         for passed in route.passed_over:

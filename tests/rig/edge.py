@@ -54,17 +54,6 @@ class Log:
             await self._changed.wait()
 
 
-class Receipt:
-    """Durable as soon as it is asked."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-
-    async def durable(self) -> None:
-        await trio.lowlevel.checkpoint()
-        self._log.append("durable")
-
-
 class Permit:
     """One request that was let in."""
 
@@ -175,20 +164,25 @@ class EdgeGateway:
     async def ask(self, permit: Permit) -> Upstream | Answer:
         return await self.script(self, permit)
 
-    def settle(self, permit: Permit, outcome: Outcome) -> Receipt:
+    async def finish(self, permit: Permit, upstream: Upstream, pulled: Pulled) -> Pulled:
+        self.settle(permit, upstream.outcome)
+        await trio.lowlevel.checkpoint()
+        self.log.append("durable")
+        return pulled
+
+    def settle(self, permit: Permit, outcome: Outcome) -> None:
         assert permit.outcome is None, "settled twice"
         permit.outcome = outcome
         self.log.append(f"settled {outcome.status.value}")
-        return Receipt(self.log)
 
     def whole(self, permit: Permit, body: bytes, status: int = 200) -> Answer:
-        receipt = self.settle(permit, Outcome(Status.SUCCESS, status))
+        self.settle(permit, Outcome(Status.SUCCESS, status))
         headers: Headers = [(b"content-type", b"application/json"), (b"x-request-id", b"from-the-gateway")]
-        return Answer(status, headers, body, receipt)
+        return Answer(status, headers, body)
 
     def refuse(self, call: Call, error: SecureLLMError) -> Answer:
         answer = refusal(call.target, call.headers, error, call.request_id)
-        return Answer(answer.status, answer.headers, answer.body, Receipt(self.log))
+        return Answer(answer.status, answer.headers, answer.body)
 
     def stop_accepting(self) -> None:
         self.stopping = True

@@ -21,6 +21,7 @@ import trio
 from securellm.chat import Endpoint, Headers, Relay, Relayed
 from securellm.config.tree import Heartbeat, Timeouts
 from securellm.errors import (
+    AuditUnavailable,
     CallerError,
     CircuitOpen,
     ConnectFailed,
@@ -178,7 +179,10 @@ class Asker:
             )
         attempt = permit.open_attempt(target, prepared.relay.meter)
         try:
+            await permit.page.asking(target, attempt.number).durable()
             return await self._exchange(permit, target, prepared, attempt, origin, leave)
+        except AuditUnavailable as error:
+            raise Failed(error) from error
         except Failed as failed:
             _report(leave, failed.error)
             raise

@@ -6,8 +6,9 @@ from securellm.chat import Headers, Outcome, Status
 from securellm.errors import CallerError, ProviderAnswered, SecureLLMError
 from securellm.permit import Permit
 from securellm.providers.request import headers_down
+from securellm.tokens import estimate_request_tokens
 from securellm.upstream.client import Exchange
-from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, served_by
+from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, id_headers, served_by
 from securellm.upstream.prepare import Prepared
 from securellm.upstream.stream import status_of
 from securellm.wire.envelope import encode_error, error_headers
@@ -44,6 +45,17 @@ def error_reply(permit: Permit, error: SecureLLMError) -> Reply:
     body = encode_error(permit.endpoint.dialect, error, permit.request_id)
     headers = [CONTENT_TYPE_JSON, *error_headers(error), *served_by(permit)]
     return Reply(error.status, headers, body, _outcome(error))
+
+
+def count_reply(permit: Permit) -> Reply:
+    """The answer to count_tokens where the provider cannot count: an estimate, and it says so."""
+    headers = [
+        CONTENT_TYPE_JSON,
+        *id_headers(permit.endpoint, permit.request_id),
+        (b"x-securellm-usage-source", b"estimated"),
+    ]
+    body = msgspec.json.encode({"input_tokens": estimate_request_tokens(permit.body)})
+    return Reply(200, headers, body, Outcome(Status.SUCCESS, 200))
 
 
 def _outcome(error: SecureLLMError) -> Outcome:

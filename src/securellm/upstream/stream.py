@@ -97,6 +97,10 @@ class Upstream:
             self.outcome = Outcome(Status.FAILED, self.status, failure.code, failure.message)
         return self._pulled(relayed.data, relayed.held + tail, last=True)
 
+    def unrecorded(self, error: SecureLLMError) -> bytes:
+        """The error event that stands in for the held bytes when their record is not durable."""
+        return self._relay.fail(error)
+
     async def _next(self) -> Relayed | None:
         """What the next read becomes; None at the end of the provider's body."""
         if self._first is not None:

@@ -21,7 +21,7 @@ async def infer(edge: EdgeRequest, endpoint: Endpoint) -> Response:
     gateway = edge.runtime.gateway
     admitted = await gateway.admit(edge.call(endpoint))
     if isinstance(admitted, Answer):
-        return await _complete(admitted)
+        return _complete(admitted)
     edge.permit = admitted
     try:
         asked = await gateway.ask(admitted)
@@ -29,19 +29,18 @@ async def infer(edge: EdgeRequest, endpoint: Endpoint) -> Response:
         edge.settle(Outcome(Status.FAILED, 500, InternalError.code, "internal error"))
         raise
     if isinstance(asked, Answer):
-        return await _complete(asked)
+        return _complete(asked)
     edge.upstream = asked
     return answer_with(Relay(edge, asked), asked.status, asked.headers)
 
 
-async def _complete(answer: Answer) -> Response:
-    await answer.receipt.durable()
+def _complete(answer: Answer) -> Response:
     headers = [(name, value) for name, value in answer.headers if name != b"content-length"]
     return whole(answer.body, answer.status, headers)
 
 
 class Relay(ResponseBody):
-    """The body of a streamed answer: pulls from the provider, settles, and only then lets the held bytes go."""
+    """The body of a streamed answer: pulls from the provider, and lets the held bytes go when the gateway says so."""
 
     def __init__(self, edge: EdgeRequest, upstream: Any) -> None:
         self._edge = edge
@@ -71,7 +70,7 @@ class Relay(ResponseBody):
                 return bytes(pulled.data)
         if not self._over:
             self._over = True
-            held = await self._settle()
+            held = await self._finish()
             if held:
                 return held
         raise StopAsyncIteration
@@ -88,8 +87,7 @@ class Relay(ResponseBody):
         """A stream has no ranges: asked for one, it stays whole."""
         return 0
 
-    async def _settle(self) -> bytes:
-        receipt = self._edge.runtime.gateway.settle(self._edge.permit, self._upstream.outcome)
-        await receipt.durable()
-        self._edge.cut = self._last.abort
-        return bytes(self._last.held)
+    async def _finish(self) -> bytes:
+        ending = await self._edge.runtime.gateway.finish(self._edge.permit, self._upstream, self._last)
+        self._edge.cut = ending.abort
+        return bytes(ending.held)

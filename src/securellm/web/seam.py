@@ -76,6 +76,9 @@ class Gateway(Protocol):
     async def ask(self, permit: Any) -> Any:
         """An Upstream, or the Answer that is complete."""
 
+    async def finish(self, permit: Any, upstream: Any, pulled: Any) -> Any:
+        """Settle a stream after its last piece; the piece as it may be sent, once its record is durable."""
+
     def settle(self, permit: Any, outcome: Outcome) -> Receipt:
         """Close the books of a request, exactly once; never waits."""
 

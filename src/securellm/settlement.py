@@ -1,0 +1,96 @@
+"""How a request ended, put together for the books. Reads Trio's clock and nothing else."""
+
+import msgspec
+import trio
+
+from securellm.chat import Call, Caller, Outcome, Settlement, Status, Usage
+from securellm.errors import CallerError, RateLimited, SecureLLMError, ShuttingDown
+from securellm.permit import Permit
+from securellm.tokens import estimate_request_tokens, estimate_tokens
+from securellm.wire.body import Peeked
+
+
+def settlement_of(permit: Permit, outcome: Outcome, epoch: str) -> Settlement:
+    """The settlement of a request that was let in."""
+    meter, target = permit.meter, permit.answered_by
+    usage, source = usage_of(permit)
+    last = permit.attempts[-1] if permit.attempts else None
+    return msgspec.structs.replace(
+        settlement_of_call(permit.call, outcome, permit.caller, permit.peeked, epoch, bytes_out=permit.bytes_out),
+        provider=target.provider.name if target is not None else None,
+        model=target.model if target is not None else None,
+        attempts=tuple(permit.attempts),
+        usage=usage,
+        usage_source=source,
+        finish_reason=meter.finish_reason if meter is not None else None,
+        first_token_ms=_ms(permit.first_token_s, permit.call.started_s),
+        bytes_in=len(permit.body),
+        dropped=permit.dropped,
+        upstream_request_id=last.upstream_request_id if last is not None else None,
+        context_truncated=meter is not None and meter.context_truncated,
+    )
+
+
+def settlement_of_call(
+    call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, epoch: str, *, bytes_out: int
+) -> Settlement:
+    """The settlement of a request that no provider was asked for."""
+    return Settlement(
+        request_id=call.request_id,
+        client_request_id=call.header(b"x-request-id"),
+        endpoint=call.endpoint,
+        caller=caller,
+        client_ip=call.client_ip,
+        requested_model=peeked.model if peeked is not None else None,
+        provider=None,
+        model=None,
+        stream=peeked is not None and peeked.stream,
+        outcome=outcome,
+        attempts=(),
+        usage=None,
+        usage_source=None,
+        finish_reason=None,
+        first_token_ms=None,
+        duration_ms=_ms(trio.current_time(), call.started_s) or 0.0,
+        bytes_in=0,
+        bytes_out=bytes_out,
+        dropped=(),
+        upstream_request_id=None,
+        context_truncated=False,
+        config_epoch=epoch,
+    )
+
+
+def usage_of(permit: Permit) -> tuple[Usage | None, str | None]:
+    """What was used, and how we know: the provider's word for an answer that is complete, else an estimate.
+
+    A stream that was cut has delivered output that the provider did not get to count; its words about input still hold.
+    """
+    meter = permit.meter
+    if meter is None:
+        return None, None
+    if meter.usage is not None and (permit.complete or meter.output_bytes == 0):
+        return meter.usage, "reported"
+    if meter.output_bytes == 0:
+        return None, None
+    delivered = estimate_tokens(meter.output_bytes)
+    if meter.usage is None:
+        return Usage(input_tokens=estimate_request_tokens(permit.body), output_tokens=delivered), "estimated"
+    output_tokens = max(meter.usage.output_tokens, delivered)
+    return msgspec.structs.replace(meter.usage, output_tokens=output_tokens), "estimated"
+
+
+def refused(error: SecureLLMError) -> Outcome:
+    """The outcome of a request that was not let in."""
+    status = Status.FAILED
+    if isinstance(error, RateLimited):
+        status = Status.RATE_LIMITED
+    elif isinstance(error, ShuttingDown):
+        status = Status.SHUTDOWN
+    elif isinstance(error, CallerError):
+        status = Status.REJECTED
+    return Outcome(status, error.status, error.code, error.message)
+
+
+def _ms(until_s: float | None, since_s: float) -> float | None:
+    return (until_s - since_s) * 1000 if until_s is not None else None
