@@ -223,6 +223,8 @@ class Connection(TCPServer):
                 left_bytes -= len(data)
 
     async def _write(self, data: bytes) -> None:
+        if not data:
+            return  # the end of a body with a length is no bytes
         async with self.send_lock:
             view = memoryview(data)
             try:
