@@ -123,7 +123,7 @@ def parse_block(value: object, path: str, dropped: Dropped) -> Part:
         return Text(value)
     block = mapping(value, path)
     cache = block.get("cache_control")
-    kind = block.get("type")
+    kind = maybe_string(block.get("type"), f"{path}.type")
     if kind in _BLOCK_FIELDS:
         dropped.add_unknown(block, _BLOCK_FIELDS[kind], "messages.content")
     match kind:
