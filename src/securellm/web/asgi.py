@@ -19,10 +19,10 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from securellm.chat import Call, Caller, Endpoint, Headers, Outcome, RequestId, Status
 from securellm.errors import InternalError, SecureLLMError
 from securellm.ids import new_request_id
+from securellm.telemetry.faults import describe_fault
 from securellm.telemetry.logs import request_id_var
 from securellm.web import cors
 from securellm.web.caller_address import client_ip
-from securellm.web.faults import describe_fault
 from securellm.web.refusals import Refusal, dialect_of, id_headers, refusal
 from securellm.web.target import parse_target
 

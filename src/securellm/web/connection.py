@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from securellm.web.faults import describe_fault
+from securellm.telemetry.faults import describe_fault
 from securellm.web.http1 import Http1
 from securellm.web.inbox import Tasks
 
