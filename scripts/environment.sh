@@ -48,6 +48,8 @@ make_environment() {
         echo "making $directory with $("$python" --version)" >&2
         rm -rf "$directory"
         "$python" -m venv "$directory"
+        # Python 3.11 puts setuptools there, with a .pth file that runs code at every start of the interpreter.
+        "$directory/bin/python" -m pip uninstall --quiet --yes setuptools 2>/dev/null
     fi
     stamp=$(sha256sum <"$lock")
     if [ "$(cat "$directory/lock.stamp" 2>/dev/null)" != "$stamp" ]; then
@@ -58,9 +60,10 @@ make_environment() {
 }
 
 # install_project DIRECTORY: the environment holds the project as it is in the work tree; quick when it does already.
-# Not an editable install: that would leave a .pth file, which runs code at every start of the interpreter.
+# Built in an environment of its own, so that the one that serves holds nothing that is not needed for serving. Not an
+# editable install: that would leave a .pth file.
 install_project() {
-    local directory=$1 stamp
+    local directory=$1 stamp wheels
     stamp=$(
         {
             echo "${SECURELLM_NO_EXTENSIONS:-} ${SECURELLM_REQUIRE_EXTENSIONS:-}"
@@ -69,10 +72,15 @@ install_project() {
         } | sha256sum
     )
     if [ "$(cat "$directory/project.stamp" 2>/dev/null)" != "$stamp" ]; then
-        echo "installing the project" >&2
+        make_environment "$directory-build" requirements/build.lock
+        echo "building and installing the project" >&2
         rm -rf build  # modules deleted since the last build would come back from there
+        wheels=$(mktemp -d)
+        "$directory-build/bin/python" -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps \
+            --no-build-isolation --wheel-dir "$wheels" . >&2
         "$directory/bin/python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
-            --no-build-isolation --force-reinstall . >&2
+            --force-reinstall "$wheels"/*.whl >&2
+        rm -rf "$wheels"
         echo "$stamp" >"$directory/project.stamp"
     fi
 }

@@ -30,7 +30,7 @@ LAYERS: dict[str, set[str]] = {
     "limits": BOTTOM | {"config"},
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
-    "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "permit"},
+    "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit"},
     "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream"},
     "ledger": BOTTOM | {"telemetry"},
     "permit": PURE_CORE | {"ids", "config", "providers", "routing", "limits"},

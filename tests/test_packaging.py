@@ -16,7 +16,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 PYTHONS = ("3.11", "3.12", "3.13")
 
 # The module that a distribution is imported as, where the name differs.
@@ -63,12 +64,19 @@ def _runtime() -> list[Requirement]:
 
 def test_serve_lock_pins_what_the_project_needs() -> None:
     """requirements/serve.lock pins each dependency once, in the range that pyproject.toml allows, on every Python."""
+    assert _unmet(_runtime(), "serve.lock") == []
+
+
+def test_build_lock_pins_what_the_build_needs() -> None:
+    """requirements/build.lock pins what builds the wheel; it is what pyproject.toml asks for, and wheel."""
     build = [
         Requirement(line)
         for line in (ROOT / "requirements" / "build.in").read_text().splitlines()
         if not line.startswith("#")
     ]
-    assert _unmet([*_runtime(), *build], "serve.lock") == []
+    asked = [Requirement(line) for line in PYPROJECT["build-system"]["requires"]]
+    assert {requirement.name for requirement in asked} < {requirement.name for requirement in build}
+    assert _unmet([*asked, *build], "build.lock") == []
 
 
 def test_test_lock_pins_what_the_tests_need() -> None:
@@ -79,13 +87,18 @@ def test_test_lock_pins_what_the_tests_need() -> None:
 
 
 def test_tests_run_on_what_is_served() -> None:
-    """Whatever both locks pin, they pin to the same version."""
-    serve, test = _locked("serve.lock"), _locked("test.lock")
-    for name, pins in serve.items():
+    """Whatever is served or builds it is tested in the same version."""
+    test = _locked("test.lock")
+    for name, pins in [*_locked("serve.lock").items(), *_locked("build.lock").items()]:
         assert {version for version, _ in pins} == {version for version, _ in test[name]}, name
 
 
-@pytest.mark.parametrize("name", ["serve.lock", "test.lock"])
+def test_what_serves_does_not_hold_what_builds() -> None:
+    """setuptools, whose .pth file runs code at every start, and the compiler stay out of the serving environment."""
+    assert set(_locked("serve.lock")) & set(_locked("build.lock")) <= {"packaging"}
+
+
+@pytest.mark.parametrize("name", ["serve.lock", "build.lock", "test.lock"])
 def test_locks_pin_content_and_name_no_place(name: str) -> None:
     """Every pin has hashes; no lock names an index, a host or a path."""
     text = (ROOT / "requirements" / name).read_text()

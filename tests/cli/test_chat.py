@@ -184,6 +184,48 @@ async def test_the_gateway_may_have_a_path() -> None:
     assert b"authorization: Bearer slb_k\r\n" in requests[0]
 
 
+def _whole(status: str, body: bytes) -> bytes:
+    return f"HTTP/1.1 {status}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (_whole("200 OK", b'{"status":"degraded","version":"1","uptime_seconds":2}'), 0, b"gateway   degraded"),
+        (
+            _whole("503 No", b'{"status":"unhealthy","database":{"status":"down","error":"e"}}'),
+            1,
+            b"database  down (e)",
+        ),
+        (_whole("200 OK", b"<html>"), 1, b"this is not the gateway"),
+        (_whole("500 No", b'{"error":{"message":"m","code":"c"}}'), 1, b"m (c)"),
+    ],
+)
+async def test_health_that_is_not_good(answer: bytes, code: int, said: bytes) -> None:
+    """Degraded is fine, unhealthy ends with 1 and says why, and so does whatever is not the gateway."""
+    async with _open_server(answer) as (url, _):
+        done = await _securellm(url, "health")
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (_whole("200 OK", b'{"data":[]}'), b"the gateway has no models"),
+        (_whole("200 OK", b"nonsense"), b"this is not the gateway"),
+        (_whole("404 No", b"[]"), b"status 404 (404)"),
+    ],
+)
+async def test_models_that_are_not_there(answer: bytes, said: bytes) -> None:
+    """An empty list, and answers that are not the gateway's, end with 1 and a sentence."""
+    async with _open_server(answer) as (url, _):
+        done = await _securellm(url, "models")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 async def test_ctrl_c_ends_quietly() -> None:
     """Ctrl-C in the middle of an answer ends with 130, and without a traceback."""
     async with _open_server(_stream_head(), _delta("half"), hold=True) as (url, _):

@@ -195,8 +195,7 @@ def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("")
     done = _refused(tmp_path / "state", "--port", "0")
     assert done.returncode == 1
-    assert "the key store cannot be used" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert re.fullmatch(r"Error: .*/state\S* cannot be .*\n", done.stderr)
 
 
 def test_ollama_that_answers_is_used(tmp_path: Path) -> None:
@@ -269,4 +268,26 @@ def test_a_key_is_shown_even_when_the_start_fails(tmp_path: Path) -> None:
     done = _refused(tmp_path / "state", "--port", "0", "--config", str(path))
     assert done.returncode == 1
     assert re.search(r"shown this once: slb_\w{8}_[\w-]{43}\n", done.stdout)
-    assert "security.tls: the certificate or its key cannot be loaded" in done.stderr
+    assert re.fullmatch(r"Error: security.tls: the certificate or its key cannot be loaded: .*\n", done.stderr)
+
+
+def test_a_banner_that_nobody_reads(tmp_path: Path) -> None:
+    """A closed standard output does not stop the gateway."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "securellm", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": "src", "PATH": "", "STATE_DIRECTORY": str(tmp_path / "state"), "OLLAMA_ENABLED": "0"},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        line = json.loads(process.stderr.readline())
+        port = int(line["message"].rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), STARTED_WITHIN_S) as connection:
+            connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        process.terminate()
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait(STARTED_WITHIN_S) == 0

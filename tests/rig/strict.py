@@ -125,7 +125,7 @@ def openai_complaints(body: dict[str, Any]) -> list[str]:
             found.append(f"messages[{number}]: calls without results")
             waiting = []
         if role == "assistant":
-            calls = message.get("tool_calls", [])
+            calls = message.get("tool_calls") or []
             waiting = [call["id"] for call in calls]
             for call in calls:
                 if not isinstance(json.loads(call["function"]["arguments"]), dict):
@@ -167,7 +167,7 @@ def ollama_complaints(body: dict[str, Any]) -> list[str]:
             found.append(f"messages[{number}]: content is not a string")
         for image in message.get("images", []):
             base64.b64decode(image, validate=True)
-        for call in message.get("tool_calls", []):
+        for call in message.get("tool_calls") or []:
             if not isinstance(call["function"]["arguments"], dict):
                 found.append(f"messages[{number}]: arguments are not an object")
     return found
@@ -210,7 +210,7 @@ def openai_parts(body: dict[str, Any]) -> Counter[str]:
         content = message.get("content") or []
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             counts[names[part["type"]]] += part["type"] != "text" or bool(part["text"])
-        counts["tool_use"] += len(message.get("tool_calls", []))
+        counts["tool_use"] += len(message.get("tool_calls") or [])
         counts["tool_result"] += message["role"] == "tool"
         counts["thinking"] += bool(message.get("reasoning_content"))
     return counts
@@ -222,7 +222,7 @@ def ollama_parts(body: dict[str, Any]) -> Counter[str]:
     for message in body["messages"]:
         counts["text"] += bool(message["content"])
         counts["image"] += len(message.get("images", []))
-        counts["tool_use"] += len(message.get("tool_calls", []))
+        counts["tool_use"] += len(message.get("tool_calls") or [])
         counts["tool_result"] += message["role"] == "tool"
         counts["thinking"] += bool(message.get("thinking"))
     return counts

@@ -453,6 +453,23 @@ async def test_an_interruption_ends_it_with_an_error(autojump_clock: MockClock, 
     assert client.closed == 1
 
 
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_defect_of_ours_is_told_like_any_failure(autojump_clock: MockClock, begun: bool):
+    """What nobody foresaw ends in 500, or in the error event of a stream that has begun; never in silence."""
+    client = ScriptedClient((200, SSE, [*([CHUNK] if begun else []), ZeroDivisionError("a defect")]))
+    permit = make_permit(make_target("a"))
+    answer = await make_asker({"a": client}).ask(permit)
+    if isinstance(answer, Upstream):
+        data, held, abort = await read_all(answer)
+        assert begun
+        assert (data, abort) == (CHUNK, True)
+        assert b"internal_error" in held
+    else:
+        assert (begun, answer.status) == (False, 500)
+    assert (answer.outcome.status, answer.outcome.error_code) == (Status.FAILED, "internal_error")
+    assert client.closed == 1
+
+
 async def test_targets_that_were_passed_over_are_in_the_record(autojump_clock: MockClock):
     """Why a target of auto was not asked stands with the attempts (guarantee 25)."""
     passed = PassedOver(make_target("b"), "circuit_open")

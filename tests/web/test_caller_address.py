@@ -2,6 +2,7 @@
 
 import pytest
 
+from securellm.errors import ConfigError
 from securellm.web.caller_address import client_ip, parse_networks
 
 NETWORKS = parse_networks(("10.0.0.0/8", "192.168.1.7", "fd00::/8"))
@@ -34,3 +35,9 @@ def test_rightmost_untrusted(peer: str, fields: list[bytes], expected: str) -> N
 def test_nobody_is_trusted_by_default() -> None:
     """Without trusted proxies the header is nothing."""
     assert client_ip("10.1.2.3", [(b"x-forwarded-for", b"1.1.1.1")], ()) == "10.1.2.3"
+
+
+def test_a_network_that_is_none() -> None:
+    """A mistake in the setting is a ConfigError that names it."""
+    with pytest.raises(ConfigError, match=r"server\.trusted_proxies.*10\.0\.0\.0/99"):
+        parse_networks(("10.0.0.0/99",))

@@ -31,7 +31,8 @@ def _run() -> int:
 
     try:
         code = cli.main(prog_name="securellm", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except click.exceptions.NoArgsIsHelpError as exc:
         click.echo(exc.format_message())

@@ -6,6 +6,7 @@ refused. What is printed at the start goes to standard output, the log to standa
 
 import shlex
 import socket
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -98,42 +99,47 @@ def _answers(base_url: str | None) -> bool:
 
 
 def _serve(config: Config, sockets: list[socket.socket]) -> None:
+    """Serve until told to stop. Raises ClickException for what the operator can mend, Exit after a logged defect."""
     import logging
-
-    import trio
-
-    from securellm import runtime, server
-    from securellm.accounts.store import ensure_first_key
 
     log = logging.getLogger("securellm.cli")
     for warning in config.warnings:
         log.warning("configuration: %s", warning)
     try:
-        first_key = ensure_first_key(config)
-    except SecureLLMError as exc:
-        raise click.ClickException(f"the key store cannot be used: {exc.message}") from exc
+        _open_and_serve(config, sockets)
+    except BaseException as raised:
+        error = _innermost(raised)
+        if isinstance(error, SecureLLMError):
+            raise click.ClickException(error.message) from raised
+        if not isinstance(error, Exception):
+            raise error from None  # Ctrl-C before the server was there to take it
+        # Told here, as the log's cleaning ends with the log: the interpreter would show the traceback as it is.
+        log.critical("stopped by an error that nobody handled", exc_info=raised)
+        raise click.exceptions.Exit(1) from raised
 
-    banner = Banner(config, first_key)
+
+def _open_and_serve(config: Config, sockets: list[socket.socket]) -> None:
+    import trio
+
+    from securellm import runtime, server
+    from securellm.accounts.store import ensure_first_key
+
+    banner = Banner(config, ensure_first_key(config))
 
     async def body(opened: "Runtime") -> None:
         await server.serve(opened, sockets=sockets, task_status=banner)
 
     try:
         trio.run(runtime.run, config, body)
-    except SecureLLMError as exc:
-        raise click.ClickException(exc.message) from exc
-    except BaseExceptionGroup as group:
-        if group.subgroup(KeyboardInterrupt) is not None:
-            raise KeyboardInterrupt from group
-        # Told here, as the log's cleaning ends with the log: the interpreter would show the traceback as it is.
-        log.critical("stopped by an error that nobody handled", exc_info=group)
-        raise click.exceptions.Exit(1) from group
-    except Exception as exc:
-        log.critical("stopped by an error that nobody handled", exc_info=exc)
-        raise click.exceptions.Exit(1) from exc
     finally:
-        if first_key is not None and not banner.shown:
-            click.echo(f"The start failed, but a first key was made, and is shown this once: {first_key}")
+        banner.show_what_would_be_lost()
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """The one error in the groups that nurseries make; a group of several stays one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 class Banner:
@@ -142,12 +148,21 @@ class Banner:
     def __init__(self, config: Config, first_key: str | None) -> None:
         self._config = config
         self._first_key = first_key
-        self.shown = False
+        self._shown = False
 
     def started(self, urls: list[str] | None = None) -> None:
         """Print it. Called by the server as its task status."""
-        click.echo(encode_banner(self._config, list(urls or ()), self._first_key))
-        self.shown = True
+        try:
+            click.echo(encode_banner(self._config, list(urls or ()), self._first_key))
+        except BrokenPipeError:
+            # Whoever read our output has gone; the gateway serves all the same. What is buffered has no reader.
+            sys.stdout = None
+        self._shown = True
+
+    def show_what_would_be_lost(self) -> None:
+        """Print a key that was made for a start that then failed: nothing would ever show it again."""
+        if self._first_key is not None and not self._shown:
+            click.echo(f"The start failed, but a first key was made, and is shown this once: {self._first_key}")
 
 
 def encode_banner(config: Config, urls: list[str], first_key: str | None) -> str:

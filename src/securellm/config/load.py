@@ -80,6 +80,8 @@ def _read_file(source: Path, sources: Sources) -> None:
         line = int(place.group(1)) if place and place.group(1) else text.count("\n") + 1
         what = _SYNTAX_PLACE.sub("", str(exc))
         raise ConfigMistakes([Mistake(str(source), f"not TOML: {what[:1].lower()}{what[1:]}", line)]) from None
+    except RecursionError:
+        raise ConfigMistakes([Mistake(str(source), "not TOML: nested too deeply")]) from None
     sources.read_file(document, locate_keys(text))
 
 
@@ -184,8 +186,10 @@ class _Loading:
         if key is not None:
             self._put(path, key)
         built_in = table.BUILT_IN.get(name)
-        own_url = self.sources.was_given(("providers", name, "base_url"))
-        if not self.sources.was_given(path) and built_in is not None and built_in.needs_key and not own_url:
+        needed = built_in is not None and built_in.needs_key
+        excused = [path, ("providers", name, "base_url")]  # a server of the operator's own may want no key
+        said = self.sources.value("providers", name, "enabled") is True
+        if said and needed and not any(map(self.sources.was_given, excused)):
             variable = table.provider_variable(name, "API_KEY")
             message = f"provider {name} is enabled without a key; set {variable}, or api_key as a reference"
             self.sources.add_mistake(("providers", name, "enabled"), message)

@@ -12,6 +12,7 @@ The commit point is the first semantic event of a stream that is not an error, o
 everything; `Permit.interrupt` ends it early.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from securellm.errors import (
     ConnectTimeout,
     DestinationRefused,
     FirstTokenTimeout,
+    InternalError,
     ProviderAnswered,
     ProviderError,
     SecureLLMError,
@@ -38,6 +40,7 @@ from securellm.errors import (
 )
 from securellm.permit import OpenAttempt, Permit
 from securellm.routing import Target
+from securellm.telemetry.faults import describe_fault
 from securellm.upstream.body import read_refusal, read_whole
 from securellm.upstream.breaker import Refused
 from securellm.upstream.client import Clients, Exchange, StaleConnection
@@ -48,6 +51,8 @@ from securellm.upstream.reply import Reply, error_reply, refusal_reply, whole_re
 from securellm.upstream.retry import RETRIED_STATUSES, wait_before_retry_s
 from securellm.upstream.stream import Upstream
 from securellm.wire.envelope import parse_error
+
+_log = logging.getLogger("securellm.upstream")
 
 MAX_OPENING_BYTES = 1024 * 1024  # pings and comments before the first semantic event; more is no stream
 
@@ -102,6 +107,10 @@ class Asker:
         except Failed as failed:
             permit.close_attempt(failed.error.code)
             return self._reply(permit, failed)
+        except Exception as defect:  # ours; the books and the caller hear of it like of any other failure
+            _log.error("asking for request %s failed: %s", permit.request_id, describe_fault(defect))
+            permit.close_attempt(InternalError.code)
+            return error_reply(permit, InternalError("internal error; the log has it under the request's id"))
         error = permit.interruption or TotalTimeout("the time for the whole request (timeouts.total_s) passed")
         permit.close_attempt(error.code)
         return error_reply(permit, error)

@@ -5,6 +5,7 @@ ours in the caller's dialect. Everything that may end it is turned into the seco
 bytes: it sends `data`, and on `last` it settles, waits for the record and then sends `held`.
 """
 
+import logging
 import math
 from types import TracebackType
 from typing import NamedTuple
@@ -12,12 +13,24 @@ from typing import NamedTuple
 import trio
 
 from securellm.chat import Headers, Outcome, Relay, Relayed, Status
-from securellm.errors import IdleTimeout, SecureLLMError, ShuttingDown, TotalTimeout, UpstreamTimeout, UpstreamTruncated
+from securellm.errors import (
+    GatewayError,
+    IdleTimeout,
+    InternalError,
+    SecureLLMError,
+    ShuttingDown,
+    TotalTimeout,
+    UpstreamTimeout,
+    UpstreamTruncated,
+)
 from securellm.permit import Permit
+from securellm.telemetry.faults import describe_fault
 from securellm.upstream.client import Exchange
 from securellm.upstream.origins import Origin
 from securellm.upstream.pump import Pump
 from securellm.wire.heartbeat import heartbeat
+
+_log = logging.getLogger("securellm.upstream")
 
 TAIL_S = 0.25  # how long after the terminal event the end of the provider's body is waited for, to keep the connection
 
@@ -88,6 +101,9 @@ class Upstream:
             tail = await self._tail()
         except SecureLLMError as error:
             return self._cut(error)
+        except Exception as defect:  # ours; the caller's stream still ends in an error event
+            _log.error("relaying request %s failed: %s", self._permit.request_id, describe_fault(defect))
+            return self._cut(InternalError("internal error; the log has it under the request's id"))
         failure = self._relay.failure
         if failure is None:
             self._permit.complete = True
@@ -144,7 +160,7 @@ class Upstream:
         return IdleTimeout(f"the provider sent nothing of meaning for {self._idle_s:g} s (timeouts.idle_s)")
 
     def _cut(self, error: SecureLLMError) -> Pulled:
-        if not isinstance(error, ShuttingDown):
+        if not isinstance(error, GatewayError):
             self._origin.cut_short(error.code)
         self.outcome = Outcome(status_of(error), self.status, error.code, error.message)
         return self._pulled(b"", self._relay.fail(error), last=True, abort=True)

@@ -23,12 +23,12 @@ from securellm.errors import (
     PermissionRefused,
     SecureLLMError,
 )
+from securellm.telemetry.faults import describe_fault
 from securellm.web import admin, anthropic, cors, health, later, openai, root
 from securellm.web.answers import answer_with, empty
 from securellm.web.asgi import EDGE, EdgeRequest
 from securellm.web.caller_address import parse_networks
 from securellm.web.documents import write_documents
-from securellm.web.faults import describe_fault
 from securellm.web.routes import Access, Route
 from securellm.web.seam import Runtime
 

@@ -19,10 +19,10 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from securellm.chat import Call, Caller, Endpoint, Headers, Outcome, RequestId, Status
 from securellm.errors import InternalError, SecureLLMError
 from securellm.ids import new_request_id
+from securellm.telemetry.faults import describe_fault
 from securellm.telemetry.logs import request_id_var
 from securellm.web import cors
 from securellm.web.caller_address import client_ip
-from securellm.web.faults import describe_fault
 from securellm.web.refusals import Refusal, dialect_of, id_headers, refusal
 from securellm.web.target import parse_target
 
@@ -54,6 +54,7 @@ class EdgeRequest(TrioASGIHTTPConnection):
         self.cut = False  # the answer ends without its proper end
         self._finishing = False
         self._started = False
+        self._sent_status: int | None = None  # of the head that was sent
 
     @property
     def path(self) -> str:
@@ -105,7 +106,7 @@ class EdgeRequest(TrioASGIHTTPConnection):
                 await self._serve(send)
                 self._nursery.cancel_scope.cancel()
         finally:
-            self.settle(Outcome(Status.CANCELLED))
+            self.settle(Outcome(Status.CANCELLED, self._sent_status))
 
     async def _watch(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
@@ -165,6 +166,7 @@ class EdgeRequest(TrioASGIHTTPConnection):
         if origin is not None:
             headers = [*headers, *cors.answer_headers(origin)]
         self._started = True
+        self._sent_status = status
         await send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _send_piece(self, send: Any, piece: bytes | str) -> None:

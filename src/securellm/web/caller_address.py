@@ -3,13 +3,17 @@
 import ipaddress
 
 from securellm.chat import Headers
+from securellm.errors import ConfigError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def parse_networks(cidrs: tuple[str, ...]) -> tuple[Network, ...]:
-    """`server.trusted_proxies` as networks; a bare address is a network of one. Raises ValueError."""
-    return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in cidrs)
+    """`server.trusted_proxies` as networks; a bare address is a network of one. Raises ConfigError."""
+    try:
+        return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in cidrs)
+    except ValueError as error:
+        raise ConfigError(f"server.trusted_proxies: expected addresses or networks in CIDR form: {error}") from error
 
 
 def client_ip(peer: str, headers: Headers, trusted: tuple[Network, ...]) -> str:

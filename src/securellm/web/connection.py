@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hypercorn.utils import parse_socket_addr
 
-from securellm.web.faults import describe_fault
+from securellm.telemetry.faults import describe_fault
 from securellm.web.http1 import Http1
 from securellm.web.inbox import Tasks
 
@@ -223,6 +223,8 @@ class Connection(TCPServer):
                 left_bytes -= len(data)
 
     async def _write(self, data: bytes) -> None:
+        if not data:
+            return  # the end of a body with a length is no bytes
         async with self.send_lock:
             view = memoryview(data)
             try:

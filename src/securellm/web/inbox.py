@@ -14,7 +14,7 @@ from hypercorn.config import Config
 from hypercorn.trio.task_group import TaskGroup
 
 from securellm.errors import SecureLLMError
-from securellm.web.faults import describe_fault
+from securellm.telemetry.faults import describe_fault
 
 MAX_WAITING_BYTES = 65536  # one read of the socket; more waits in the kernel, where the caller feels it
 

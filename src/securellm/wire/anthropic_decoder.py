@@ -89,7 +89,8 @@ class AnthropicDecoder:
         yield Ended()
 
     def _payload(self, payload: JSONObject) -> Iterator[Event]:
-        index = payload.get("index")
+        given = payload.get("index")
+        index = given if isinstance(given, int) else None  # anything else could not even be looked up
         match payload.get("type"):
             case "message_start":
                 yield from self._start(_object(payload.get("message")))

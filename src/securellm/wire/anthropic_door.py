@@ -42,7 +42,17 @@ from securellm.wire.words import (
     Turn,
 )
 
-_TOOL_ADVICE = ("defer_loading", "eager_input_streaming", "input_examples")
+_BLOCK_FIELDS = {
+    "text": frozenset(("type", "text", "cache_control")),
+    "image": frozenset(("type", "source", "cache_control")),
+    "document": frozenset(("type", "source", "title", "citations", "cache_control")),
+    "thinking": frozenset(("type", "thinking", "signature")),
+    "redacted_thinking": frozenset(("type", "data")),
+    "tool_use": frozenset(("type", "id", "name", "input", "cache_control")),
+    "tool_result": frozenset(("type", "tool_use_id", "content", "is_error", "cache_control")),
+}
+_MESSAGE_FIELDS = frozenset(("role", "content"))
+_TOOL_FIELDS = frozenset(("type", "name", "description", "input_schema", "strict", "cache_control", "allowed_callers"))
 
 
 def parse_messages_request(body: JSONObject, dropped: Dropped) -> Request:
@@ -72,6 +82,7 @@ def parse_messages_request(body: JSONObject, dropped: Dropped) -> Request:
 
 
 def _turn(message: JSONObject, path: str, dropped: Dropped) -> Turn:
+    dropped.add_unknown(message, _MESSAGE_FIELDS, "messages")
     role, content = message.get("role"), message.get("content")
     if role == "system":
         return Turn("system", tuple(_texts(content, f"{path}.content", dropped)))
@@ -112,10 +123,11 @@ def parse_block(value: object, path: str, dropped: Dropped) -> Part:
         return Text(value)
     block = mapping(value, path)
     cache = block.get("cache_control")
-    match block.get("type"):
+    kind = maybe_string(block.get("type"), f"{path}.type")
+    if kind in _BLOCK_FIELDS:
+        dropped.add_unknown(block, _BLOCK_FIELDS[kind], "messages.content")
+    match kind:
         case "text":
-            if block.get("citations"):
-                dropped.add("messages.citations")
             return Text(string(block.get("text"), f"{path}.text"), cache)
         case "image":
             return _image(block, path)
@@ -130,10 +142,10 @@ def parse_block(value: object, path: str, dropped: Dropped) -> Part:
             return _tool_use(block, path)
         case "tool_result":
             return _tool_result(block, path, dropped)
-        case str(kind):
+        case str():
             raise refuse(path, f"a block of the type {named_kind(kind)} cannot be translated for the provider")
-        case other:
-            raise wrong(other, f"{path}.type", "a string")
+        case _:
+            raise wrong(kind, f"{path}.type", "a string")
 
 
 def _image(block: JSONObject, path: str) -> Image:
@@ -154,8 +166,6 @@ def _document(block: JSONObject, path: str, dropped: Dropped) -> Document | Text
     citations = maybe_mapping(block.get("citations"), f"{path}.citations")
     if citations is not None and citations.get("enabled"):
         raise refuse(f"{path}.citations", "citations cannot be translated for the provider")
-    if block.get("context") is not None:
-        dropped.add("messages.document.context")
     title = maybe_string(block.get("title"), f"{path}.title")
     cache = block.get("cache_control")
     match source.get("type"):
@@ -166,7 +176,7 @@ def _document(block: JSONObject, path: str, dropped: Dropped) -> Document | Text
             )
         case "text":
             if title is not None:
-                dropped.add("messages.document.title")
+                dropped.add("messages.content.title")
             return Text(string(source.get("data"), f"{path}.source.data"), cache)
         case "url":
             return Document(
@@ -208,9 +218,7 @@ def _tool(tool: JSONObject, path: str, dropped: Dropped) -> Tool:
     callers = array(tool.get("allowed_callers"), f"{path}.allowed_callers")
     if callers and "direct" not in callers:
         raise refuse(f"{path}.allowed_callers", "a tool that only code may call cannot be translated for the provider")
-    for name in _TOOL_ADVICE:
-        if tool.get(name):
-            dropped.add(f"tools.{name}")
+    dropped.add_unknown(tool, _TOOL_FIELDS, "tools")
     return Tool(
         name=string(tool.get("name"), f"{path}.name"),
         description=maybe_string(tool.get("description"), f"{path}.description"),

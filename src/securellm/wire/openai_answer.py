@@ -66,6 +66,8 @@ class OpenAIAnswer:
                     _merge(message, delta)
                 if choice["finish_reason"] is not None:
                     finish = choice
+        if "tool_calls" in message:
+            message["tool_calls"] = _in_order(message["tool_calls"])
         body: JSONObject = {"object": "chat.completion", **self._common}
         body["choices"] = [{**finish, "index": 0, "message": message, "logprobs": None}]
         if self._usage is not None:
@@ -154,11 +156,18 @@ def _merge(message: JSONObject, delta: JSONObject) -> None:
 
 
 def _merge_calls(calls: list[JSONObject], deltas: list[JSONObject]) -> None:
+    """Calls keep their index while they are merged: one that gets its name late is announced after its followers."""
     for delta in deltas:
         if "id" in delta:
-            calls.append({name: value for name, value in delta.items() if name != "index"})
+            calls.append(dict(delta))
             continue
-        index, update = delta["index"], delta["function"]
-        function = calls[index]["function"] if isinstance(index, int) else None
-        if isinstance(function, dict) and isinstance(update, dict):
-            function["arguments"] += update["arguments"]
+        for call in calls:
+            function, update = call["function"], delta["function"]
+            if call["index"] == delta["index"] and isinstance(function, dict) and isinstance(update, dict):
+                function["arguments"] += update["arguments"]
+
+
+def _in_order(calls: object) -> list[JSONObject]:
+    """The merged calls as a whole answer lists them: by their index, which is shown in streams only."""
+    by_index = {call["index"]: call for call in calls} if isinstance(calls, list) else {}
+    return [{name: value for name, value in by_index[index].items() if name != "index"} for index in sorted(by_index)]

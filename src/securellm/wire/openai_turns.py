@@ -37,14 +37,21 @@ from securellm.wire.words import (
 )
 
 _SYSTEM_ROLES = ("system", "developer")
+_MESSAGE_FIELDS = frozenset(
+    (
+        *("role", "content", "tool_calls", "tool_call_id", "refusal", "reasoning_content", "reasoning"),
+        *("securellm_thinking", "function_call", "audio", "cache_control", "is_error"),
+    )
+)
+_OWN_PARTS = ("input_text", "output_text", "refusal", "image_url", "file")
+_PART_FIELDS = frozenset(("type", "text", "refusal", "image_url", "file", "cache_control"))
 _OF_USERS = (Text, Image, Document, ToolResult)
 _OF_ASSISTANTS = (Text, Thinking, Redacted, ToolUse)
 
 
 def parse_turn(message: JSONObject, path: str, dropped: Dropped) -> Turn:
     """One message as a turn. Raises BadRequest and UnsupportedField with the path in `param`."""
-    if message.get("name") is not None:
-        dropped.add("messages.name")
+    dropped.add_unknown(message, _MESSAGE_FIELDS, "messages")
     role = message.get("role")
     if role in _SYSTEM_ROLES:
         return Turn("system", parse_texts(message.get("content"), f"{path}.content", dropped))
@@ -92,8 +99,11 @@ def _part(value: object, path: str, dropped: Dropped) -> Part:
     if isinstance(value, str):
         return Text(value)
     part = mapping(value, path)
-    match part.get("type"):
-        case "text" | "input_text" | "output_text":
+    kind = part.get("type")
+    if kind in _OWN_PARTS:
+        dropped.add_unknown(part, _PART_FIELDS, "messages.content")
+    match kind:
+        case "input_text" | "output_text":
             return Text(string(part.get("text"), f"{path}.text"), part.get("cache_control"))
         case "refusal":
             return Text(string(part.get("refusal"), f"{path}.refusal"))

@@ -69,9 +69,10 @@ class ResponsesScan(ScanningRelay):
             self._sequence_number = said.sequence_number
         if isinstance(said.response, dict):
             self._see_response(said.response)
-        if said.type == "error":
+        kind = word(said.type)
+        if kind == "error":
             self._fail_by(said.error or {"code": said.code, "message": said.message, "param": said.param})
-        if said.type in _TERMINAL:
+        if kind in _TERMINAL:
             self.terminal = True
             self._finish(said.response if isinstance(said.response, dict) else {})
             return False, True
@@ -82,7 +83,7 @@ class ResponsesScan(ScanningRelay):
             said = _EVENTS.decode(event.data or b"")
         except UNREADABLE:
             return False
-        return said.type in _TERMINAL or said.type == "error"
+        return word(said.type) in {*_TERMINAL, "error"}
 
     def _see_whole(self, body: bytes) -> None:
         answer = _BODIES.decode(body)
@@ -100,7 +101,7 @@ class ResponsesScan(ScanningRelay):
         if kind == "response.output_item.added":
             item = said.item if isinstance(said.item, dict) else {}
             self.meter.output_bytes += text_bytes(item.get("name"))
-            return item.get("type") not in _EMPTY_ITEMS
+            return word(item.get("type")) not in _EMPTY_ITEMS
         if kind.endswith("part.added"):
             return text_bytes(said.part) > 0
         if kind.endswith(".delta"):

@@ -5,10 +5,17 @@ provider's side encodes it again; a provider's decoder turns the answer into `Ev
 into the caller's bytes. A whole answer is decoded into the same events, so that it cannot differ from a stream.
 """
 
+import re
+
 import msgspec
 
 from securellm.chat import Usage
 from securellm.errors import ProviderAnswered
+
+MAX_DROPPED_NAMES = 40  # more are not listed; a header has its limits
+MAX_DROPPED_NAME_CHARACTERS = 64
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -158,7 +165,10 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Dropped:
-    """The names of what a translation leaves out because it only advises; in order, each once."""
+    """The names of what a translation leaves out because it only advises; in order, each once.
+
+    They end up in a header and may be the caller's own words, so they are cut down to what a header may hold.
+    """
 
     __slots__ = ("_names",)
 
@@ -167,7 +177,14 @@ class Dropped:
 
     def add(self, name: str) -> None:
         """Note one field, by its path without indexes (`messages.name`)."""
-        self._names[name] = None
+        if len(self._names) < MAX_DROPPED_NAMES:
+            self._names[_NOT_IN_NAMES.sub("?", name[:MAX_DROPPED_NAME_CHARACTERS])] = None
+
+    def add_unknown(self, value: JSONObject, known: frozenset[str], path: str) -> None:
+        """Note the fields of an object that nobody reads."""
+        for name, given in value.items():
+            if given is not None and name not in known:
+                self.add(f"{path}.{name}")
 
     def names(self) -> tuple[str, ...]:
         """All of them, for `x-securellm-dropped`."""

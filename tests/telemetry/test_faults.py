@@ -1,6 +1,6 @@
 """Defects in the log, without data."""
 
-from securellm.web.faults import describe_fault
+from securellm.telemetry.faults import describe_fault
 
 SECRET = "the prompt"
 
