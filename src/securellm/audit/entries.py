@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from securellm.audit.record import AttemptRecord, Buckets, Record, decimal, timestamp
+from securellm.audit.record import AttemptRecord, Record, decimal, timestamp
 from securellm.chat import Attempt, Call, Caller, Outcome, Settlement, Status, Usage
+from securellm.pricing.table import record_usage
 
 MAX_TEXT_CHARS = 512  # of what callers and providers write: ids, models' names, messages
 MAX_DROPPED = 64  # names in `dropped`
 NUSD_PLACES = 9
 MS_PLACES = 3
 
-Cost = Callable[[str, str, Usage], int | None]  # provider, model, usage -> nano-USD; None when there is no price
+Cost = Callable[[str, str, Usage, int], int | None]
+# provider, model, usage, Unix microseconds -> nano-USD; None when there is no price
 
 
 class Hashes(msgspec.Struct, frozen=True):
@@ -77,7 +79,7 @@ def closing_record(
 ) -> Record:
     """`response_sent` or `request_failed`: on disk before the last byte of the answer."""
     usage, outcome = settlement.usage, settlement.outcome
-    attempts = tuple(_attempt(attempt, _usage_of(attempt, settlement), cost) for attempt in settlement.attempts)
+    attempts = tuple(_attempt(attempt, _usage_of(attempt, settlement), cost, now_us) for attempt in settlement.attempts)
     spent = [attempt.cost_nusd for attempt in attempts if attempt.cost_nusd is not None]
     caller = settlement.caller
     return Record(
@@ -101,7 +103,7 @@ def closing_record(
         prompt_tokens=usage.prompt_tokens if usage is not None else None,
         completion_tokens=usage.completion_tokens if usage is not None else None,
         total_tokens=usage.total_tokens if usage is not None else None,
-        usage=buckets(usage),
+        usage=record_usage(usage) if usage is not None else None,
         usage_source=settlement.usage_source,
         estimated_cost_usd=decimal(sum(spent), places=NUSD_PLACES) if spent else None,
         cost_nusd=sum(spent) if spent else None,
@@ -145,14 +147,7 @@ def event_record(
     )
 
 
-def buckets(usage: Usage | None) -> Buckets | None:
-    """The buckets that are not zero; None when nothing was used."""
-    if usage is None:
-        return None
-    return {name: value for name, value in msgspec.structs.asdict(usage).items() if value}
-
-
-def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost) -> AttemptRecord:
+def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost, now_us: int) -> AttemptRecord:
     return AttemptRecord(
         number=attempt.number,
         provider=attempt.provider,
@@ -160,8 +155,8 @@ def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost) -> AttemptRecord
         http_status=attempt.http_status,
         error_code=_cut(attempt.error_code),
         duration_ms=_ms(attempt.duration_ms) if attempt.skipped is None else None,
-        usage=buckets(usage),
-        cost_nusd=cost(attempt.provider, attempt.model, usage) if usage is not None else None,
+        usage=record_usage(usage) if usage is not None else None,
+        cost_nusd=cost(attempt.provider, attempt.model, usage, now_us) if usage is not None else None,
         upstream_request_id=_cut(attempt.upstream_request_id),
         skipped=attempt.skipped,
     )
