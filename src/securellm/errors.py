@@ -12,6 +12,7 @@
     │   │   └── DestinationField   400                       destination_not_allowed
     │   ├── InvalidKey             401 authentication_error  invalid_api_key
     │   ├── PermissionRefused      403 permission_error      permission_denied
+    │   │   └── UnpricedModel      403                       unpriced_model
     │   ├── NotFound               404 not_found             not_found
     │   │   ├── UnknownModel       404                       model_not_found
     │   │   ├── NoTargets          404                       no_auto_targets
@@ -135,6 +136,12 @@ class PermissionRefused(CallerError):
     status = 403
     type = "permission_error"
     code = "permission_denied"
+
+
+class UnpricedModel(PermissionRefused):
+    """The model has no price, so what it costs is unknown; the message names the lines of configuration to add."""
+
+    code = "unpriced_model"
 
 
 class NotFound(CallerError):

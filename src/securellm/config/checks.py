@@ -150,11 +150,22 @@ def _check_models(sources: Sources) -> None:
     for path in [path for path in sources.sections if len(path) == 2 and path[0] == "models"]:
         provider, slash, model = path[1].partition("/")
         if provider in known and model:
+            _check_price(sources, path)
             continue
         near = nearest_name(provider, known)
         hint = f'models."{near}/{model}"' if near and model else None
         what = "names no configured provider" if slash else "no provider is named"
         sources.add_mistake(path, f'{what}; expected [models."<provider>/<model>"]', hint)
+
+
+def _check_price(sources: Sources, path: Path) -> None:
+    rates = [entry for entry in sources.entries if entry[:2] == path and entry[-1].endswith("_usd_per_mtok")]
+    if not rates:
+        return
+    if sources.value(*path, "free") is True:
+        sources.add_mistake((*path, "free"), "the model has a price, too; keep one of the two")
+    elif (*path, "input_usd_per_mtok") not in rates and (*path, "input_usd_per_mtok") not in sources.wrong:
+        sources.add_mistake(rates[0], "needs input_usd_per_mtok beside it: the settings of a model are its whole price")
 
 
 def _check_tls(sources: Sources) -> None:

@@ -281,8 +281,26 @@ SETTINGS: tuple[Setting, ...] = (
             default_text="unknown",
         ),
         *(
-            _row(f"{bucket}_usd_per_mtok", Kind.USD, "A price.", unit="USD per million tokens", least=0, built=False)
-            for bucket in ("input", "output", "cache_read", "cache_write_5m", "cache_write_1h", "reasoning", "image")
+            _row(
+                f"{bucket}_usd_per_mtok",
+                Kind.USD,
+                f"The price of {tokens}.",
+                unit="USD per million tokens",
+                least=0,
+                most=1_000_000,
+                default_text=otherwise,
+            )
+            for bucket, tokens, otherwise in (
+                ("input", "input tokens; with it the model has a price, and the shipped one is left aside", "none"),
+                ("output", "output tokens", "as `input`"),
+                ("cache_read", "input read from a cache", "as `input`"),
+                ("cache_write_5m", "input written to a cache for five minutes, or for a time not said", "as `input`"),
+                ("cache_write_1h", "input written to a cache for an hour", "as `cache_write_5m`"),
+                ("reasoning", "reasoning, where it is not that of other output", "as `output`"),
+                ("audio_input", "audio in the input", "as `input`"),
+                ("audio_output", "audio in the output", "as `output`"),
+                ("image", "images in the input", "as `input`"),
+            )
         ),
     ),
     *_rows("aliases", _row("*", Kind.TEXT, "Another name for a model: `<provider>/<model>`.")),

@@ -87,6 +87,15 @@ class Model(msgspec.Struct, frozen=True):
     free: bool = False
     context: int | None = None
     max_output: int | None = None
+    input_usd_per_mtok: float | None = None
+    output_usd_per_mtok: float | None = None
+    cache_read_usd_per_mtok: float | None = None
+    cache_write_5m_usd_per_mtok: float | None = None
+    cache_write_1h_usd_per_mtok: float | None = None
+    reasoning_usd_per_mtok: float | None = None
+    audio_input_usd_per_mtok: float | None = None
+    audio_output_usd_per_mtok: float | None = None
+    image_usd_per_mtok: float | None = None
 
 
 class Auto(msgspec.Struct, frozen=True):
