@@ -4,7 +4,7 @@ So completion stays quick, and a command pays only for what it needs.
 """
 
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -22,6 +22,8 @@ COMMANDS: dict[str, Command] = {
     "serve": Command("serve", "Start the gateway."),
     "check-config": Command("check_config", "Find every mistake in the configuration."),
     "keys": Command("keys", "Make, list and revoke the keys of callers."),
+    "audit": Command("audit", "Read, check and keep the audit log."),
+    "prices": Command("prices", "List, import and check the prices of models."),
     "chat": Command("chat", "Ask a model through the gateway."),
     "models": Command("models", "List the models of the gateway."),
     "health": Command("health", "Show how the gateway and its providers are."),
@@ -33,13 +35,17 @@ COMMANDS: dict[str, Command] = {
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports them one by one."""
 
+    def __init__(self, *args: Any, known: dict[str, Command], **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._known = known
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Every command, in the order in which one meets them."""
-        return list(COMMANDS)
+        return list(self._known)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
-        known = COMMANDS.get(cmd_name)
+        known = self._known.get(cmd_name)
         if known is None:
             return None
         module = import_module(f"securellm.cli.{known.module}")
@@ -50,21 +56,22 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but an unknown command comes with the nearest known one."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        if args and args[0] not in self._known and not args[0].startswith("-"):
             from difflib import get_close_matches  # not at the top: only a mistake needs it
 
-            near = get_close_matches(args[0], COMMANDS, n=1)
-            hint = f"Did you mean: securellm {near[0]}" if near else "securellm --help lists the commands."
+            near = get_close_matches(args[0], self._known, n=1)
+            path = ctx.command_path
+            hint = f"Did you mean: {path} {near[0]}" if near else f"{path} --help lists the commands."
             raise click.UsageError(f"No such command: {args[0]}. {hint}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, command.help) for name, command in COMMANDS.items()])
+            formatter.write_dl([(name, command.help) for name, command in self._known.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, known=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="securellm %(version)s")
 def cli() -> None:
     """SecureLLM Bridge: one OpenAI- and Anthropic-compatible endpoint in front of your providers.
