@@ -9,7 +9,12 @@ from securellm.config.table import BUILT_IN
 from securellm.config.values import FALSE_WORDS, TRUE_WORDS
 
 SAMPLE = Path(__file__).parent / "sample.toml"
-SAMPLE_ENVIRON = {"SAMPLE_OPENAI_KEY": "sk-sample-openai", "SAMPLE_CALLER_KEY": "slb_sample"}
+SAMPLE_ENVIRON = {
+    "SAMPLE_OPENAI_KEY": "sk-sample-openai",
+    "SAMPLE_CALLER_KEY": "slb_sample",
+    "SAMPLE_SIGNING_KEY": "11" * 32,
+    "SAMPLE_CONTENT_KEY": "22" * 32,
+}
 
 
 def _load(text: str = "", *, folder: Path, flags: dict[str, str] | None = None, **environ: str) -> Config:
@@ -168,6 +173,40 @@ def test_the_variables_of_the_server() -> None:
     assert config.database.url == "sqlite:////srv/keys.db"
 
 
+def test_the_audit(tmp_path: Path) -> None:
+    """It is on and strict without a word; paths are made absolute, keys resolved, and they count as secrets."""
+    default = load_config(environ={"STATE_DIRECTORY": "/s"}).audit
+    assert (default.enabled, default.mode, default.retention_days, default.commit_timeout_s) == (True, "strict", 90, 5)
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[audit]\nlog_path = "logs"\ncheckpoint_copy = "/mnt/copies"\n'
+        'signing_key = "env:SIGNS"\ncontent_key = "env:SEALS"\n'
+    )
+    config = load_config(path, environ={"STATE_DIRECTORY": "/s", "SIGNS": "11" * 32, "SEALS": "22" * 32})
+    assert config.log_dir == config.audit.log_path == Path("logs").absolute()
+    assert config.audit.checkpoint_copy == Path("/mnt/copies")
+    assert [secret.reveal() for secret in config.secrets()] == ["11" * 32, "22" * 32]
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "chat", "modes"),
+    [
+        ("", "none", None, {"none"}),
+        ('[audit]\ncontent = "hash"', "hash", None, {"hash"}),
+        ('[audit.content]\nchat = "full"', "none", "full", {"none", "full"}),
+        ('[audit.content]\ndefault = "hash"\nchat = "redacted"', "hash", "redacted", {"hash", "redacted"}),
+    ],
+)
+def test_what_is_recorded_of_bodies(
+    text: str, default: str, chat: str | None, modes: set[str], tmp_path: Path
+) -> None:
+    """`content` is one mode for all doors, or a table with a default and doors of their own."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    content = load_config(path, environ={"STATE_DIRECTORY": "/s"}).audit.content
+    assert (content.default, content.chat, content.modes()) == (default, chat, modes)
+
+
 def test_the_keys_of_callers() -> None:
     """API_KEYS is a comma list of values, REQUIRE_AUTH turns authentication off."""
     config = load_config(environ={"API_KEYS": "slb_one, slb_two,", "REQUIRE_AUTH": "false", "STATE_DIRECTORY": "/s"})
@@ -240,11 +279,11 @@ def test_what_answered_a_probe_is_enabled() -> None:
 
 
 def test_ambient_variables_only_warn() -> None:
-    """REDIS_URL, OTLP_ENDPOINT and LOG_DIR may be meant for others: one warning each, without their value."""
-    environ = {"REDIS_URL": "redis://u:CANARY@h", "OTLP_ENDPOINT": "http://CANARY", "LOG_DIR": "/l", "HOME": "/h"}
+    """REDIS_URL and OTLP_ENDPOINT may be meant for others: one warning each, without their value."""
+    environ = {"REDIS_URL": "redis://u:CANARY@h", "OTLP_ENDPOINT": "http://CANARY", "HOME": "/h"}
     config = load_config(environ=environ)
-    assert len(config.warnings) == 3
-    assert [warning.split(" ")[0] for warning in config.warnings] == ["REDIS_URL", "LOG_DIR", "OTLP_ENDPOINT"]
+    assert len(config.warnings) == 2
+    assert [warning.split(" ")[0] for warning in config.warnings] == ["REDIS_URL", "OTLP_ENDPOINT"]
     assert "CANARY" not in repr(config)
 
 

@@ -58,7 +58,7 @@ targets = ["my-box/llama-3", "anthropic/claude-sonnet-4-5"]
   an error that names the variable.
 - **Lists** in the environment are separated by commas. An environment variable that is empty counts as unset.
 - **Not built.** Settings marked *not built* are known, but this version has no such feature, so they are refused; in
-  the environment, where they may be meant for another program, `REDIS_URL`, `OTLP_ENDPOINT` and `LOG_DIR` only warn.
+  the environment, where they may be meant for another program, `REDIS_URL` and `OTLP_ENDPOINT` only warn.
 """
 
 _SECTION_NOTES: dict[str, str] = {
@@ -80,6 +80,10 @@ host, and perhaps a port and a path; no user name, no query, and not the gateway
     'models."<provider>/<model>"': 'What is known of a model; `"<provider>/*"` stands for all of a provider.',
     "aliases": "An alias goes before everything else that a model's name could mean; it leads to a model.",
     "security.tls": "Both paths or none.",
+    "audit": "What is recorded, and how it is kept and checked, is in [audit.md](audit.md).",
+    "audit.content": """What is recorded of prompts and answers: `none` (their sizes), `hash` (their SHA-256), `redacted`
+(hash, and the bodies, encrypted, without what looks like a secret) or `full` (hash, and the bodies as they are,
+encrypted). `content = "hash"` in `[audit]` is short for `default = "hash"` here.""",
 }
 
 _ENVIRONMENT = f"""## Environment

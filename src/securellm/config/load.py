@@ -131,7 +131,13 @@ class _Loading:
         state_dir = choose_state_dir(self.sources.value("state_dir"), self.environ, is_root=is_root, home=home)
         self._put(("state_dir",), state_dir)
         log_path = self.sources.value("audit", "log_path")
-        self._put(("log_dir",), choose_log_dir(log_path, self.environ, state_dir, is_root=is_root))
+        log_dir = choose_log_dir(log_path, self.environ, state_dir, is_root=is_root)
+        self._put(("log_dir",), log_dir)
+        if isinstance(log_path, str):
+            self._put(("audit", "log_path"), log_dir)
+        copy = self.sources.value("audit", "checkpoint_copy")
+        if isinstance(copy, str):
+            self._put(("audit", "checkpoint_copy"), Path(copy).expanduser().absolute())
         url = self.sources.value("database", "url")
         path = state_dir / "models.db"
         if isinstance(url, str):
@@ -245,9 +251,10 @@ class _Loading:
             if any(key is not None and len(key.reveal()) < SHORT_KEY_CHARACTERS for key in keys):
                 self.sources.warnings.append("a key of callers is so short that it can be guessed; make better ones")
             self._put(("security", "api_keys"), tuple(key for key in keys if key is not None))
-        pepper = self._secret(("security", "pepper"))
-        if pepper is not None:
-            self._put(("security", "pepper"), pepper)
+        for path in (("security", "pepper"), ("audit", "signing_key"), ("audit", "content_key")):
+            secret = self._secret(path)
+            if secret is not None:
+                self._put(path, secret)
 
     def _secret(self, path: tuple[str, ...]) -> Secret | None:
         entry = self.sources.entries.get(path)

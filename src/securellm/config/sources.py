@@ -13,6 +13,7 @@ from securellm.config.table import BY_PATH, CHILDREN, Path, Setting, dotted, pat
 from securellm.config.values import WrongValue, check, read_text
 
 PROVIDER_VARIABLES = {"ENABLED": "enabled", "API_KEY": "api_key", "BASE_URL": "base_url"}
+DEFAULT = "default"  # a single value in the place of a table that has this key stands for this key
 LLAMACPP_MODEL = "LLAMACPP_MODEL_NAME"  # kept from the Rust proxy: the one model that llama.cpp serves
 
 
@@ -75,6 +76,8 @@ class Sources:
             elif isinstance(value, dict):
                 self.sections[here] = line
                 self._walk(value, here, lines)
+            elif (*pattern, DEFAULT) in BY_PATH:
+                self._take((*here, DEFAULT), BY_PATH[*pattern, DEFAULT], value, dotted(here), line)
             else:
                 self.mistakes.append(Mistake(dotted(here), f"got {_kind_shown(value)}, expected a table", line))
 

@@ -80,6 +80,7 @@ BUILT_IN: dict[str, BuiltIn] = {
 }
 DECLARED_KINDS = (COMPATIBLE, "openai", "anthropic", "deepseek", "ollama")  # what [providers.<own name>] may be
 LOG_LEVELS = ("trace", "debug", "info", "warn", "warning", "error")  # trace and warn: the Rust proxy's words
+CONTENT_MODES = ("none", "hash", "redacted", "full")
 ENDPOINTS = ("chat.completions", "completions", "embeddings", "responses", "messages", "messages.count_tokens")
 
 _PLACEHOLDER: dict[Path, str] = {
@@ -393,13 +394,67 @@ SETTINGS: tuple[Setting, ...] = (
     *_rows("admin", _row("bind", Kind.TEXT, "Where the admin interface listens on TCP.", built=False)),
     *_rows(
         "audit",
-        _row("enabled", Kind.BOOL, "Only `false` is built.", only=False),
-        _row("mode", Kind.CHOICE, "Refuse or count when the disk fails.", choices=("strict", "relaxed"), built=False),
-        _row("log_path", Kind.PATH, "Where the audit files live.", env="LOG_DIR", built=False, ambient=True),
-        _row("retention_days", Kind.INT, "How long they are kept.", unit="days", least=1, built=False),
-        _row("commit_timeout_s", Kind.SECONDS, "How long a record may take to the disk.", unit="s", built=False),
-        _row("content", Kind.ANY, "Whether prompts and answers are recorded.", built=False),
-        _row("signing_key", Kind.SECRET, "What checkpoints are signed with.", built=False),
+        _row("enabled", Kind.BOOL, "Whether every request leaves its records."),
+        _row(
+            "mode",
+            Kind.CHOICE,
+            "When the disk does not take a record: `strict` refuses with 503, `relaxed` answers and counts the gap.",
+            choices=("strict", "relaxed"),
+        ),
+        _row(
+            "log_path",
+            Kind.PATH,
+            "The directory of the audit files.",
+            env="LOG_DIR",
+            default_text="`$LOGS_DIRECTORY`; as root `/var/log/securellm`; else `<state_dir>/log`",
+        ),
+        _row(
+            "retention_days",
+            Kind.INT,
+            "For how many days (UTC) files are kept, whatever their number.",
+            unit="days",
+            least=1,
+            most=36_500,
+        ),
+        _row(
+            "commit_timeout_s",
+            Kind.SECONDS,
+            "How long a record may take to the disk before its request is refused.",
+            unit="s",
+            least=0.01,
+        ),
+        _row("checkpoint_copy", Kind.PATH, "A second directory that every signed checkpoint is written to."),
+        _row(
+            "signing_key",
+            Kind.SECRET,
+            "What checkpoints are signed with: 64 hexadecimal digits.",
+            default_text="`<state_dir>/audit.key`, made when missing",
+        ),
+        _row(
+            "content_key",
+            Kind.SECRET,
+            "What recorded bodies are encrypted with: 64 hexadecimal digits.",
+            default_text="`<state_dir>/content.key`, made when needed",
+        ),
+    ),
+    *_rows(
+        "audit.content",
+        _row(
+            "default",
+            Kind.CHOICE,
+            "For the doors that have no setting of their own.",
+            choices=CONTENT_MODES,
+        ),
+        *(
+            _row(door, Kind.CHOICE, f"For `{path}`.", choices=CONTENT_MODES, default_text="as `default`")
+            for door, path in (
+                ("chat", "/v1/chat/completions"),
+                ("completions", "/v1/completions"),
+                ("embeddings", "/v1/embeddings"),
+                ("responses", "/v1/responses"),
+                ("messages", "/v1/messages` and `/v1/messages/count_tokens"),
+            )
+        ),
     ),
     *_rows(
         "telemetry",

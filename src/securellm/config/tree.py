@@ -164,10 +164,34 @@ class Admin(msgspec.Struct, frozen=True):
     bind: str | None = None
 
 
-class Audit(msgspec.Struct, frozen=True):
-    """`[audit]`: not built in this version, so never enabled."""
+class AuditContent(msgspec.Struct, frozen=True):
+    """`[audit.content]`, or `audit.content = "<mode>"`: what is recorded of bodies, by front door; None is `default`."""
 
-    enabled: bool = False
+    default: str = "none"
+    chat: str | None = None
+    completions: str | None = None
+    embeddings: str | None = None
+    responses: str | None = None
+    messages: str | None = None
+
+    def modes(self) -> set[str]:
+        """Every mode that some door has."""
+        doors = (self.chat, self.completions, self.embeddings, self.responses, self.messages)
+        return {self.default if door is None else door for door in doors}
+
+
+class Audit(msgspec.Struct, frozen=True):
+    """`[audit]`: how requests are recorded. Where is `Config.log_dir`, which `log_path` has a say in."""
+
+    enabled: bool = True
+    mode: str = "strict"
+    log_path: Path | None = None
+    retention_days: int = 90
+    commit_timeout_s: float = 5.0
+    content: AuditContent = AuditContent()
+    checkpoint_copy: Path | None = None
+    signing_key: Secret | None = None
+    content_key: Secret | None = None
 
 
 class Telemetry(msgspec.Struct, frozen=True):
@@ -209,4 +233,5 @@ class Config(msgspec.Struct, frozen=True):
     def secrets(self) -> list[Secret]:
         """Every secret that the configuration holds, for the redaction of logs."""
         keys = [provider.api_key for provider in self.providers.values()]
-        return [secret for secret in (*keys, *self.security.api_keys, self.security.pepper) if secret is not None]
+        ours = (self.security.pepper, self.audit.signing_key, self.audit.content_key)
+        return [secret for secret in (*keys, *self.security.api_keys, *ours) if secret is not None]
