@@ -1,10 +1,10 @@
 """An OpenAI-dialect provider's answer, decoded into neutral events. Pure.
 
 Reads what the followers of the dialect are known to send: reasoning as `reasoning_content`, `reasoning` or
-`reasoning_details` (in which OpenRouter passes Anthropic's seals on); content as text or as an array of parts (Mistral);
-tool calls with unreliable indexes (`toolcalls.py`); usage in the last chunk, in the choice (Moonshot) or under `x_groq`;
-errors as a chunk of their own. The terminal event is `[DONE]`. A finish of `stop` after a tool call counts as
-`tool_calls`.
+`reasoning_details` (in which OpenRouter passes Anthropic's seals on); content as text or as an array of parts
+(Mistral); tool calls with unreliable indexes (`toolcalls.py`); usage in the last chunk, in the choice (Moonshot) or
+under `x_groq`; errors as a chunk of their own. The terminal event is `[DONE]`. A finish of `stop` after a tool call
+counts as `tool_calls`.
 """
 
 from collections.abc import Iterator
