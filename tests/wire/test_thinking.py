@@ -215,3 +215,48 @@ def test_a_broken_opaque_block_is_named():
     with pytest.raises(BadRequest) as caught:
         ask(Endpoint.CHAT, Dialect.ANTHROPIC, {"model": "x", "messages": messages})
     assert caught.value.param == "messages[0].securellm_thinking[0].type"
+
+
+SEALED_DETAILS = [
+    {"type": "reasoning.text", "text": "one", "signature": "s1", "format": "anthropic-claude-v1", "index": 0},
+    {"type": "reasoning.encrypted", "data": "zz", "format": "anthropic-claude-v1", "index": 1},
+    {"type": "reasoning.text", "text": "two", "signature": "s2", "format": "anthropic-claude-v1", "index": 2},
+]
+
+
+def details_stream() -> bytes:
+    """OpenRouter's stream of an answer of Claude's: text in pieces, each seal by itself."""
+    deltas = []
+    for detail in SEALED_DETAILS:
+        common = {"format": detail["format"], "index": detail["index"], "type": detail["type"]}
+        if "data" in detail:
+            deltas.append({"reasoning_details": [{**common, "data": detail["data"]}]})
+            continue
+        for piece in pieces(detail["text"] + "!")[:1]:
+            deltas.append({"reasoning": piece, "reasoning_details": [{**common, "text": piece}]})
+        deltas.append({"content": "", "reasoning_details": [{**common, "signature": detail["signature"]}]})
+    deltas.append({"content": "done"})
+    chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_seals_pass_through_openrouter(stream: bool):
+    """Claude's seals in reasoning_details become blocks of the messages door and go back as they came."""
+    message = {"content": "done", "reasoning": "onetwo", "reasoning_details": SEALED_DETAILS}
+    whole = json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}).encode()
+    body = details_stream() if stream else whole
+    said = answer(Endpoint.MESSAGES, Dialect.OPENAI, body, stream=stream, request_id="r")
+    assert said["content"] == [
+        {"type": "thinking", "thinking": "one", "signature": "s1"},
+        {"type": "redacted_thinking", "data": "zz"},
+        {"type": "thinking", "thinking": "two", "signature": "s2"},
+        {"type": "text", "text": "done"},
+    ]
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": said["content"]}]
+    request = {"model": "x", "max_tokens": 9, "messages": messages}
+    knows = Capabilities(reasoning_details=True)
+    back = ask(Endpoint.MESSAGES, Dialect.OPENAI, request, capabilities=knows)
+    assert json.loads(back.body)["messages"][1]["reasoning_details"] == SEALED_DETAILS
+    assert back.dropped == ()

@@ -1,5 +1,6 @@
 """The translating relay: what it holds, meters, refuses and raises; and which pairs cross at all."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -181,6 +182,31 @@ def test_a_whole_that_is_an_error_says_so():
     assert (body["type"], body["error"]["message"]) == ("error", "upstream broke")
     assert opened.failure is not None
     assert not opened.terminal
+
+
+def test_the_stop_that_fired_is_shown():
+    """Anthropic says which of the caller's stops it met; OpenAI's shape has an extra field for it."""
+    body = {"type": "message", "content": [], "stop_reason": "stop_sequence", "stop_sequence": "END"}
+    answer = json.loads(relay(Endpoint.CHAT, Dialect.ANTHROPIC).whole(json.dumps(body).encode()))
+    choice = answer["choices"][0]
+    assert (choice["finish_reason"], choice["native_stop_sequence"]) == ("stop", "END")
+    assert choice["message"]["content"] == ""
+
+
+@pytest.mark.parametrize("depth", range(100, 2000, 60))
+def test_deep_nesting_is_an_error_and_not_a_crash(depth: int):
+    """However deep the JSON on either side, it is translated or refused, never a RecursionError."""
+    deep = '{"a":' * depth + "1" + "}" * depth
+    tools = '[{"function":{"name":"f","parameters":' + deep + "}}]"
+    request = '{"messages":[{"role":"user","content":"q"}],"tools":' + tools + "}"
+    with contextlib.suppress(BadRequest):
+        translate_request(Endpoint.CHAT, Dialect.ANTHROPIC, request.encode(), model="m", max_output_tokens=9)
+    message = '{"type":"message","content":[{"type":"tool_use","id":"t","name":"f","input":' + deep + "}]}"
+    with contextlib.suppress(UpstreamInvalid):
+        relay(Endpoint.CHAT, Dialect.ANTHROPIC).whole(message.encode())
+    start = 'data: {"type":"message_start","message":{"usage":' + deep + "}}\n\n"
+    with contextlib.suppress(UpstreamInvalid):
+        relay(Endpoint.CHAT, Dialect.ANTHROPIC).feed(start.encode())
 
 
 def test_openai_answers_have_its_shape():

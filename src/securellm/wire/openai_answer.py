@@ -5,7 +5,8 @@ Beyond the dialect, and only where another family said more than it can:
 - `securellm_thinking`: one entry for each sealed block, opaque to clients and to be sent back unchanged. It holds the
   block as Anthropic made it, and how many characters of content and how many tool calls came before it, so that
   `openai_door.py` can put it back in its place. Entries have an `index`, by which the official SDK merges arrays;
-- `native_finish_reason` on the choice: the provider's own word for why it stopped.
+- `native_finish_reason` on the choice: the provider's own word for why it stopped; `native_stop_sequence`: which of the
+  caller's stops it met.
 
 The id is `chatcmpl-` and the request's id; the provider's own is an attribute of the meter.
 """
@@ -100,6 +101,8 @@ class OpenAIAnswer:
         choice: JSONObject = {"index": 0, "delta": delta, "finish_reason": None if finish is None else finish.reason}
         if finish is not None:
             choice["native_finish_reason"] = finish.native
+            if finish.stop_sequence is not None:
+                choice["native_stop_sequence"] = finish.stop_sequence
         return [*choices, choice]
 
     def _delta(self, event: Event) -> JSONObject | None:

@@ -1,9 +1,10 @@
 """An OpenAI-dialect provider's answer, decoded into neutral events. Pure.
 
 Reads what the followers of the dialect are known to send: reasoning as `reasoning_content`, `reasoning` or
-`reasoning_details`; content as text or as an array of parts (Mistral); tool calls with unreliable indexes
-(`toolcalls.py`); usage in the last chunk, in the choice (Moonshot) or under `x_groq`; errors as a chunk of their own.
-The terminal event is `[DONE]`. A finish of `stop` after a tool call counts as `tool_calls`.
+`reasoning_details` (in which OpenRouter passes Anthropic's seals on); content as text or as an array of parts
+(Mistral); tool calls with unreliable indexes (`toolcalls.py`); usage in the last chunk, in the choice (Moonshot) or
+under `x_groq`; errors as a chunk of their own. The terminal event is `[DONE]`. A finish of `stop` after a tool call
+counts as `tool_calls`.
 """
 
 from collections.abc import Iterator
@@ -23,10 +24,12 @@ from securellm.wire.words import (
     Failed,
     Finished,
     JSONObject,
+    RedactedThinking,
     RefusalDelta,
     Started,
     TextDelta,
     ThinkingDelta,
+    ThinkingEnded,
     UsageReported,
 )
 
@@ -105,9 +108,7 @@ class OpenAIDecoder:
 
     def _said(self, message: JSONObject) -> Iterator[Event]:
         """The words in a message or a delta: reasoning first, as the model wrote it."""
-        reasoning = _reasoning(message)
-        if reasoning:
-            yield ThinkingDelta(reasoning)
+        yield from _thought(message)
         content = message.get("content")
         if isinstance(content, str) and content:
             yield TextDelta(content)
@@ -155,12 +156,32 @@ def is_error(data: bytes) -> bool:
         return False
 
 
-def _reasoning(message: JSONObject) -> str:
-    for name in ("reasoning_content", "reasoning"):
-        if _text(message.get(name)):
-            return _text(message[name])
+def _thought(message: JSONObject) -> Iterator[Event]:
+    """Reasoning; block by block where OpenRouter's details bring Anthropic's seals."""
     details = _objects(message.get("reasoning_details"))
-    return "".join(_text(detail.get("text")) or _text(detail.get("summary")) for detail in details)
+    if any(detail.get("signature") or _is_redacted(detail) for detail in details):
+        for detail in details:
+            if _is_redacted(detail):
+                yield RedactedThinking(_text(detail["data"]))
+            elif _detail_text(detail):
+                yield ThinkingDelta(_detail_text(detail))
+            if _text(detail.get("signature")):
+                yield ThinkingEnded(_text(detail["signature"]))
+        return
+    reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    reasoning = reasoning or "".join(map(_detail_text, details))
+    if reasoning:
+        yield ThinkingDelta(reasoning)
+
+
+def _detail_text(detail: JSONObject) -> str:
+    return _text(detail.get("text")) or _text(detail.get("summary"))
+
+
+def _is_redacted(detail: JSONObject) -> bool:
+    """Whether this is Anthropic's redacted_thinking; others' encrypted details are theirs to keep."""
+    by_anthropic = _text(detail.get("format")).startswith("anthropic")
+    return by_anthropic and detail.get("type") == "reasoning.encrypted" and bool(_text(detail.get("data")))
 
 
 def _objects(value: object) -> list[JSONObject]:

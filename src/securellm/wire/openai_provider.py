@@ -6,7 +6,8 @@ What the two families say differently, and what is done about it:
   message holds text only, so pictures and files inside results follow at the head of the user message;
 - whether a result is an error cannot be said: dropped and listed, the text says it as a rule;
 - thinking returns as `reasoning_content` where the provider knows that; else it is dropped and listed. Sealed thinking
-  (redacted_thinking) means nothing to another provider and is refused;
+  goes back as `reasoning_details` to OpenRouter; to anybody else seals mean nothing: signatures are dropped and listed,
+  redacted_thinking is refused;
 - a token budget becomes the nearest `reasoning_effort`;
 - usage is always asked for in streams, so that the gateway can count.
 """
@@ -119,32 +120,43 @@ class _Messages:
 
     def _assistant(self, turn: Turn) -> JSONObject:
         texts: list[Text | Image | Document] = []
-        thinking: list[str] = []
+        thoughts: list[Thinking | Redacted] = []
         calls: list[JSONObject] = []
         for part in turn.parts:
             match part:
                 case Text() | Image() | Document():
                     texts.append(part)
-                case Thinking(text=text, signature=signature):
-                    if signature:
-                        self._dropped.add("messages.thinking.signature")
-                    thinking.append(text)
-                case Redacted():
-                    raise refuse("messages.content.redacted_thinking", "only the provider that sealed it can read it")
+                case Thinking() | Redacted():
+                    thoughts.append(part)
                 case ToolUse():
                     self._note_cache(part.cache)
                     calls.append(_tool_call(part))
                 case ToolResult():
                     raise refuse("messages.content.tool_result", "expected it in a message of the role user")
         message: JSONObject = {"role": "assistant", "content": self._content(texts) if texts or not calls else None}
-        if any(thinking):
-            if self._capabilities.reasoning_content:
-                message["reasoning_content"] = "".join(thinking)
-            else:
-                self._dropped.add("messages.thinking")
+        self._put_thoughts(message, thoughts)
         if calls:
             message["tool_calls"] = calls
         return message
+
+    def _put_thoughts(self, message: JSONObject, thoughts: list[Thinking | Redacted]) -> None:
+        details = [_detail(thought, index) for index, thought in enumerate(thoughts)]
+        if self._capabilities.reasoning_details and any(detail is not None for detail in details):
+            message["reasoning_details"] = [detail for detail in details if detail is not None]
+            return
+        texts = []
+        for thought in thoughts:
+            if isinstance(thought, Redacted):
+                raise refuse("messages.content.redacted_thinking", "only the provider that sealed it can read it")
+            if thought.signature:
+                self._dropped.add("messages.thinking.signature")
+            texts.append(thought.text)
+        if not any(texts):
+            return
+        if self._capabilities.reasoning_content:
+            message["reasoning_content"] = "".join(texts)
+        else:
+            self._dropped.add("messages.thinking")
 
     def _content(self, parts: list[Text | Image | Document]) -> str | list[JSONObject]:
         for part in parts:
@@ -175,6 +187,16 @@ class _Messages:
     def _note_cache(self, cache: object) -> None:
         if cache is not None:
             self._dropped.add("cache_control")
+
+
+def _detail(thought: Thinking | Redacted, index: int) -> JSONObject | None:
+    """Sealed thinking as OpenRouter takes it back; None for thinking that nobody sealed."""
+    common: JSONObject = {"format": "anthropic-claude-v1", "index": index}
+    if isinstance(thought, Redacted):
+        return {"type": "reasoning.encrypted", "data": thought.data, **common}
+    if not thought.signature:
+        return None
+    return {"type": "reasoning.text", "text": thought.text, "signature": thought.signature, **common}
 
 
 def _tool_call(call: ToolUse) -> JSONObject:

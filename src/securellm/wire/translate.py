@@ -12,7 +12,14 @@ from typing import Protocol
 import msgspec
 
 from securellm.chat import Dialect, Endpoint, Meter, Relayed
-from securellm.errors import ProviderError, SecureLLMError, UnsupportedEndpoint, UpstreamInvalid, UpstreamTruncated
+from securellm.errors import (
+    BadRequest,
+    ProviderError,
+    SecureLLMError,
+    UnsupportedEndpoint,
+    UpstreamInvalid,
+    UpstreamTruncated,
+)
 from securellm.wire.anthropic_answer import AnthropicAnswer
 from securellm.wire.anthropic_decoder import AnthropicDecoder
 from securellm.wire.anthropic_door import parse_messages_request
@@ -92,8 +99,12 @@ def translate_request(
         capabilities=capabilities,
         dropped=dropped,
     )
+    try:
+        written = msgspec.json.encode(encoded)
+    except RecursionError as exc:  # read with fewer frames below it than it is written with
+        raise BadRequest("the body is nested too deeply") from exc
     return Translated(
-        body=msgspec.json.encode(encoded),
+        body=written,
         dropped=dropped.names(),
         include_usage_injected="stream_options" in encoded,
     )
@@ -205,12 +216,15 @@ class TranslatingRelay:
 
         Raises UpstreamInvalid.
         """
-        events = list(self._decoder.whole(body))
-        for event in events:
-            self._note(event)
-        if self.failure is not None:
-            return encode_error(self._door, self.failure, self._request_id)
-        return self._answer.whole(events)
+        try:
+            events = list(self._decoder.whole(body))
+            for event in events:
+                self._note(event)
+            if self.failure is not None:
+                return encode_error(self._door, self.failure, self._request_id)
+            return self._answer.whole(events)
+        except RecursionError as exc:
+            raise UpstreamInvalid("the provider's answer is nested too deeply") from exc
 
     def refused(self, status: int, body: bytes) -> bytes:
         """The provider's error body in the caller's dialect."""
@@ -240,6 +254,8 @@ class TranslatingRelay:
             if not any(data):
                 raise
             self._broken = exc
+        except RecursionError as exc:
+            raise UpstreamInvalid("the provider's answer is nested too deeply") from exc
         return Relayed(b"".join(data), held, semantic)
 
     def _note(self, event: Event) -> bool:

@@ -22,6 +22,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     """What one provider understands beyond, or short of, its dialect; a provider's quirks as data."""
 
     reasoning_content: bool = True  # OpenAI: assistant messages may carry reasoning_content
+    reasoning_details: bool = False  # OpenAI: sealed thinking goes as OpenRouter's reasoning_details
     reasoning_effort: bool = True  # OpenAI: the field reasoning_effort exists
     thinking_switch: bool = False  # OpenAI: `thinking: {"type": "enabled" | "disabled"}` exists (DeepSeek)
     max_completion_tokens: bool = True  # OpenAI: false means the older name, max_tokens
