@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
     "config": {"__init__", "errors"},
     "providers": BOTTOM | {"__init__", "wire", "config"},
     "tokens": PURE_CORE,
+    "pricing": BOTTOM | {"config"},
     "routing": BOTTOM | {"config", "providers"},
     "accounts": BOTTOM | {"config"},
     "limits": BOTTOM | {"config"},
@@ -53,7 +54,19 @@ LAYERS: dict[str, set[str]] = {
     "web": PURE_CORE | {"__init__", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
     "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web"},
     "cli": BOTTOM
-    | {"__init__", "wire", "config", "providers", "routing", "accounts", "telemetry", "runtime", "web", "server"},
+    | {
+        "__init__",
+        "wire",
+        "config",
+        "providers",
+        "pricing",
+        "routing",
+        "accounts",
+        "telemetry",
+        "runtime",
+        "web",
+        "server",
+    },
 }
 
 # A library is known to few places, so that replacing it is a small change.

@@ -119,6 +119,13 @@ class Catalogue:
         cards = self._cards.get(provider, {})
         return cards.get(model) or cards.get(model + _LATEST)
 
+    def resolve(self, name: str) -> Target | None:
+        """The one target that a name means, whether it can be asked now or not; None when there is none or several."""
+        try:
+            return self._resolve(self._aliases.get(name, name), None)
+        except (UnknownModel, AmbiguousModel, BadRequest):
+            return None
+
     def max_output(self, target: Target) -> int | None:
         """The most output tokens of a target's model, None when unknown: what a translation asks for by default."""
         card = self.card(target.provider.name, target.model) or self._dressed(
@@ -199,12 +206,8 @@ class Catalogue:
         """The configured targets that mean something now: enabled providers, never the demo, each once."""
         targets: dict[str, Target] = {}
         for written in self._auto:
-            name = self._aliases.get(written, written)
-            try:
-                target = self._resolve(name, None)
-            except (UnknownModel, AmbiguousModel, BadRequest):
-                continue  # a provider that is not enabled does not exist; `check-config` names such targets
-            if not target.provider.is_demo:
+            target = self.resolve(written)  # None: a provider that is not enabled; `check-config` names such targets
+            if target is not None and not target.provider.is_demo:
                 targets.setdefault(target.id, target)
         return list(targets.values())
 

@@ -1,8 +1,8 @@
-"""`securellm check-config`: every mistake in the configuration at once, and whether its routes lead anywhere."""
+"""`securellm check-config`: every mistake in the configuration, routes that lead nowhere, models without a price."""
 
 import click
 
-from securellm.cli.settings import check_routes, config_option, load_or_explain
+from securellm.cli.settings import check_prices, check_routes, config_option, load_or_explain
 from securellm.config.show import encode_toml
 
 
@@ -16,6 +16,7 @@ def check_config(config_path: str | None, print_it: bool) -> None:
     """
     config = load_or_explain(config_path)
     check_routes(config)
+    check_prices(config)
     for warning in config.warnings:
         click.echo(f"warning: {warning}", err=True)
     if print_it:

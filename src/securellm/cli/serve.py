@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from securellm import __version__
-from securellm.cli.settings import check_routes, config_option, load_or_explain
+from securellm.cli.settings import check_prices, check_routes, config_option, load_or_explain
 from securellm.config import Config
 from securellm.errors import SecureLLMError
 from securellm.telemetry.logs import open_logs
@@ -50,6 +50,7 @@ def serve(config_path: str | None, host: str | None, port: str | None, lane: str
     sockets = _bind(config)
     try:
         check_routes(config)
+        check_prices(config)
         if _may_use_ollama(config):
             config = load_or_explain(config_path, flags, found=("ollama",))
         with open_logs(config.telemetry.log_level, config.secrets()):

@@ -1,6 +1,6 @@
 """What commands that read the configuration share: the option, the one error, the exercise of the routes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import click
 
@@ -31,6 +31,50 @@ def check_routes(config: Config) -> None:
     if mistakes:
         lines = [f"the configuration has {len(mistakes)} routes that lead nowhere:", *mistakes]
         raise click.ClickException("\n".join(lines).replace("has 1 routes that lead", "has a route that leads"))
+
+
+def check_prices(config: Config) -> None:
+    """See that every model which the configuration names has a price. Raises ClickException that lists those without.
+
+    Named are the models of aliases, of `auto` and of providers' own lists; others are refused when they are asked for.
+    """
+    mistakes = _price_mistakes(config)
+    if mistakes:
+        lines = [f"the configuration names {len(mistakes)} models without a price:", *mistakes]
+        raise click.ClickException("\n".join(lines).replace("names 1 models", "names a model"))
+
+
+def _price_mistakes(config: Config) -> list[str]:
+    from securellm.pricing.kept import load_table  # not at the top: nor are prices
+    from securellm.pricing.table import lines_to_add
+
+    try:
+        table = load_table(config)
+    except SecureLLMError as exc:
+        return [f"  {exc.message}"]
+    return [
+        f"  {place}: {provider}/{model} has no price; add {lines_to_add(provider, model)}"
+        for place, provider, model in _named_models(config)
+        if table.find(provider, model) is None
+    ]
+
+
+def _named_models(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Where the configuration names a model, its provider, and the provider's own id; not what leads nowhere."""
+    from securellm.providers.registry import describe_providers
+    from securellm.providers.shipped import load_shipped
+    from securellm.routing import AUTO_NAMES, Catalogue
+
+    catalogue = Catalogue(config, describe_providers(config), load_shipped())
+    places = [(f"aliases.{alias}", name) for alias, name in config.aliases.items() if name not in AUTO_NAMES]
+    places += [(f"auto.targets: {target}", target) for target in config.auto.targets]
+    for place, name in places:
+        target = catalogue.resolve(name)
+        if target is not None:
+            yield place, target.provider.name, target.model
+    for provider, section in config.providers.items():
+        if section.enabled:
+            yield from ((f"providers.{provider}.models", provider, model) for model in section.models)
 
 
 def _route_mistakes(config: Config) -> list[str]:
