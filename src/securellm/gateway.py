@@ -27,12 +27,14 @@ from securellm.errors import (
     SecureLLMError,
     ShuttingDown,
     SlowBody,
+    UnpricedModel,
     UnsupportedEndpoint,
 )
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.in_flight import Charge, InFlightBytes, InFlightStatistics
 from securellm.permit import Permit
-from securellm.routing import Catalogue, Route
+from securellm.pricing.table import PriceTable, price_of
+from securellm.routing import Catalogue, PassedOver, Route
 from securellm.settlement import refused, settlement_of, settlement_of_call
 from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
@@ -61,6 +63,7 @@ class Gateway:
         config: Config,
         accounts: Accounts,
         catalogue: Catalogue,
+        prices: PriceTable,
         origins: Origins,
         asker: Asker,
         ledger: Ledger,
@@ -68,6 +71,7 @@ class Gateway:
         self._config = config
         self._accounts = accounts
         self._catalogue = catalogue
+        self._prices = prices
         self._origins = origins
         self._asker = asker
         self._ledger = ledger
@@ -189,12 +193,24 @@ class Gateway:
     def _route(self, call: Call, peeked: Peeked) -> Route:
         x_provider = call.header(b"x-provider")
         try:
-            return self._catalogue.route(peeked.model, x_provider, call.endpoint, self._origins.healthy)
+            route = self._catalogue.route(peeked.model, x_provider, call.endpoint, self._origins.healthy)
         except UnsupportedEndpoint:
             if call.endpoint is not Endpoint.COUNT_TOKENS:
                 raise
-        # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
-        return self._catalogue.route(peeked.model, x_provider, Endpoint.MESSAGES, self._origins.healthy)
+            # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
+            route = self._catalogue.route(peeked.model, x_provider, Endpoint.MESSAGES, self._origins.healthy)
+        return self._priced(route)
+
+    def _priced(self, route: Route) -> Route:
+        """The route without targets that have no price. Raises UnpricedModel when none is left."""
+        unpriced = [target for target in route.targets if self._prices.find(target.provider.name, target.model) is None]
+        if not unpriced:
+            return route
+        priced = tuple(target for target in route.targets if target not in unpriced)
+        if not priced:
+            price_of(self._prices, unpriced[0].provider.name, unpriced[0].model)
+        passed_over = tuple(PassedOver(target, UnpricedModel.code) for target in unpriced)
+        return msgspec.structs.replace(route, targets=priced, passed_over=route.passed_over + passed_over)
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
         """Refuse a caller who is not known, or whom nobody can be served for now: no record, at most an event."""

@@ -10,12 +10,17 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
+from securellm import __version__
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import open_store
+from securellm.audit.opening import open_audit, unix_us
 from securellm.config import Config
 from securellm.discovery import Discovery, SyncResult
+from securellm.errors import ConfigError
 from securellm.gateway import Gateway, GatewayStatistics
 from securellm.ledger import Ledger
+from securellm.pricing.kept import keep_table, load_table
+from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
 from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
@@ -78,14 +83,16 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     catalogue = Catalogue(config, providers, load_shipped())
     clients = UpstreamClients()
     origins = Origins()
-    ledger = Ledger()
     metrics = Metrics()
-    ledger.subscribe(metrics.settled)
-    async with open_store(config) as store:
+    prices = await trio.to_thread.run_sync(_bring_into_force, config)
+    async with open_store(config) as store, open_audit(config) as audit:
+        ledger = Ledger(audit, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=unix_us)
+        ledger.subscribe(metrics.settled)
+        ledger.event("config_loaded", detail={"source": str(config.source or "defaults"), "version": __version__})
         accounts = Accounts(config, store)
         await accounts.refresh()
         asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
-        gateway = Gateway(config, accounts, catalogue, origins, asker, ledger)
+        gateway = Gateway(config, accounts, catalogue, prices, origins, asker, ledger)
         discovery = Discovery(providers, catalogue, clients, store, connect_s=config.timeouts.connect_s)
         await discovery.recall()
         runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)
@@ -96,3 +103,13 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
                 nursery.cancel_scope.cancel()
         finally:
             await clients.aclose()  # under a shield of its own, in bounded time
+
+
+def _bring_into_force(config: Config) -> PriceTable:
+    """The table of prices, kept under its name before any record says it."""
+    prices = load_table(config)
+    try:
+        keep_table(config.state_dir, prices)
+    except OSError as exc:
+        raise ConfigError(f"the table of prices cannot be kept in {config.state_dir}: {exc.strerror}") from exc
+    return prices
