@@ -1,0 +1,378 @@
+"""The audit log as the ledger holds it: room is reserved at admission, records are appended, receipts are waited for.
+
+Nothing here blocks the event loop, and but for `Receipt.durable` nothing waits: the writer's thread does the rest and
+reports each commit with one call. In strict mode the log refuses to begin what it could not record. In relaxed mode it
+never refuses; records for which there is no room are counted, and the chain says so when the disk is back (`gap`).
+"""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import trio
+
+from securellm.audit.checkpoints import Signer
+from securellm.audit.copies import Copies
+from securellm.audit.disk import Disk, RealDisk
+from securellm.audit.files import lock_slot, make_directory
+from securellm.audit.folding import Folding
+from securellm.audit.record import Record, timestamp
+from securellm.audit.recovery import recover
+from securellm.audit.retention import Retention
+from securellm.audit.writer import RETRY_S, TICK_S, Writer
+from securellm.errors import AuditUnavailable
+
+log = logging.getLogger(__name__)
+
+FOLDED = frozenset({"authentication_failed", "limit_reached"})  # actions that anybody can cause, as often as he likes
+RETRY_AFTER_S = 1.0  # what a refused caller is told; the disk is tried twice as often
+
+
+class AuditSettings(msgspec.Struct, frozen=True):
+    """How the log is kept; names and defaults as in `[audit]`."""
+
+    directory: Path
+    key: Signer  # signs checkpoints
+    mode: Literal["strict", "relaxed"] = "strict"
+    retention_days: int = 90  # UTC days before today; 0 keeps everything
+    commit_timeout_s: float = 5.0  # how long a receipt waits for the disk
+    slot: int = 1
+    checkpoint_copy: Path | None = None  # a directory
+    max_reserved: int = 10_000  # requests that are open or not yet on disk: as many as there are connections
+    max_events: int = 1_000  # security events that are not yet on disk
+    longest_request_s: float = 600.0  # `timeouts.total_s`: how far back recovery looks for open intents without a mark
+
+
+class AuditStatistics(msgspec.Struct, frozen=True):
+    """The log's figures."""
+
+    available: bool  # whether the disk takes records now
+    records: int  # given a place in the chain since the start
+    bytes: int  # on disk since the start
+    commits: int
+    pending: int  # records that are not yet on disk
+    reserved: int  # requests that have a reservation
+    gap: int  # records lost since the start
+    copies_missed: int  # checkpoints without their second copy
+    last_commit_ms: float
+    last_error: str | None
+    seq: int  # of the last record
+
+
+class Receipt:
+    """The promise that one record will be on disk."""
+
+    __slots__ = ("_done", "_event", "_log", "_reservation", "record")
+
+    def __init__(self, record: Record, log: "AuditLog", reservation: "Reservation | None", *, done: bool) -> None:
+        self.record = record
+        self._log = log
+        self._reservation = reservation
+        self._done = done
+        self._event: trio.Event | None = None
+
+    async def durable(self) -> None:
+        """Return when the record is on disk; at once in relaxed mode.
+
+        Raises AuditUnavailable when the disk refuses, or does not answer in `commit_timeout_s`. The record is written
+        all the same when the disk is back. Cancelling the wait changes nothing for the record.
+        """
+        if not self._done:
+            await self._log.wait_for(self)
+
+
+class Reservation:
+    """Room for all the records of one request."""
+
+    __slots__ = ("_closed", "_log", "_lost", "_outstanding")
+
+    def __init__(self, log: "AuditLog", *, lost: bool) -> None:
+        self._log = log
+        self._lost = lost
+        self._closed = False
+        self._outstanding = 0
+
+    def append(self, record: Record) -> Receipt:
+        """Queue a record. Never refused, never waits."""
+        if self._lost:
+            self._log.lose(record)
+            return Receipt(record, self._log, None, done=True)
+        self._outstanding += 1
+        receipt = Receipt(record, self._log, self, done=False)
+        self._log.submit(receipt)
+        return receipt
+
+    def close(self) -> None:
+        """Nothing more will be appended: the room is free again when all of it is on disk. Later calls do nothing."""
+        if not self._closed:
+            self._closed = True
+            self._give_back()
+
+    def _settled(self) -> None:
+        self._outstanding -= 1
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._closed and not self._outstanding and not self._lost:
+            self._log.release()
+
+
+class _Gap:
+    """What was lost since the chain last said so."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+        self._records = 0
+        self._events = 0
+        self._first = self._last = ""
+
+    def add(self, record: Record) -> None:
+        with self._lock:
+            self.total += 1
+            if record.event_type == "security_event":
+                self._events += 1
+            else:
+                self._records += 1
+            self._first = min(self._first or record.timestamp, record.timestamp)
+            self._last = max(self._last, record.timestamp)
+
+    def take(self, now_us: int) -> list[Record]:
+        """The record of it, if anything was lost."""
+        with self._lock:
+            count = self._records + self._events
+            if not count:
+                return []
+            detail: dict[str, str | int] = {
+                "from": self._first,
+                "until": self._last,
+                "requests": self._records,
+                "events": self._events,
+            }
+            self._records = self._events = 0
+            self._first = self._last = ""
+        return [Record(timestamp(now_us), "security_event", action="gap", count=count, detail=detail)]
+
+
+class AuditLog:
+    """See the module. Made by `open_audit_log`; used in Trio's thread only, but for what the writer calls."""
+
+    def __init__(self, settings: AuditSettings, now_us: Callable[[], int]) -> None:
+        self._settings = settings
+        self._now_us = now_us
+        self._strict = settings.mode == "strict"
+        self._token = trio.lowlevel.current_trio_token()
+        self._reserved = 0
+        self._pending = 0
+        self._events = 0
+        self._gap = _Gap()
+        self._folding = Folding()
+        self._folding_lock = threading.Lock()
+        self._waiting: set[Receipt] = set()
+        self._opened = trio.Event()  # or failed for the first time
+        self._stopped = trio.Event()
+        self._copies: Copies | None = None
+        self._writer: Writer[Receipt]
+
+    def reserve(self) -> Reservation:
+        """Room for one request's records, to be closed.
+
+        Raises AuditUnavailable in strict mode, when the disk takes no records or there is no room.
+        """
+        full = self._reserved >= self._settings.max_reserved
+        if self._strict and (full or self._writer.failure is not None):
+            raise self._unavailable(f"{self._reserved} requests wait for the disk" if full else self._writer.failure)
+        if full:
+            return Reservation(self, lost=True)
+        self._reserved += 1
+        return Reservation(self, lost=False)
+
+    def event(self, record: Record) -> None:
+        """Queue a security event; counted as lost when too many are queued. Those that come in floods are folded."""
+        if record.action in FOLDED:
+            with self._folding_lock:
+                self._folding.note(record)
+        elif self._events >= self._settings.max_events:
+            self._gap.add(record)
+        else:
+            self._events += 1
+            self.submit(Receipt(record, self, None, done=False))
+
+    def statistics(self) -> AuditStatistics:
+        """The figures now."""
+        writer = self._writer
+        return AuditStatistics(
+            available=writer.failure is None,
+            records=writer.records,
+            bytes=writer.bytes,
+            commits=writer.commits,
+            pending=self._pending,
+            reserved=self._reserved,
+            gap=self._gap.total,
+            copies_missed=self._copies.missed if self._copies is not None else 0,
+            last_commit_ms=writer.last_commit_ms,
+            last_error=writer.last_error,
+            seq=writer.seq,
+        )
+
+    def __repr__(self) -> str:
+        state = self._writer.failure or "available"
+        return f"<AuditLog slot {self._settings.slot}, record {self._writer.seq}, {self._pending} pending, {state}>"
+
+    # what reservations and receipts call
+
+    def submit(self, receipt: Receipt) -> None:
+        """Hand a record to the writer."""
+        self._pending += 1
+        self._writer.submit(receipt)
+
+    def lose(self, record: Record) -> None:
+        """Count a record for which there is no room."""
+        self._gap.add(record)
+
+    def release(self) -> None:
+        """A reservation's room is free again."""
+        self._reserved -= 1
+
+    async def wait_for(self, receipt: Receipt) -> None:
+        """See `Receipt.durable`."""
+        if not self._strict:
+            return
+        if self._writer.failure is not None:
+            raise self._unavailable(self._writer.failure)
+        event = receipt._event = receipt._event or trio.Event()
+        self._waiting.add(receipt)
+        try:
+            with trio.move_on_after(self._settings.commit_timeout_s) as waiting:
+                await event.wait()
+        finally:
+            if not receipt._done:
+                self._waiting.discard(receipt)
+        if not receipt._done:
+            slow = f"the disk took longer than {self._settings.commit_timeout_s:g} s"
+            raise self._unavailable(slow if waiting.cancelled_caught else self._writer.last_error)
+
+    def _unavailable(self, why: str | None) -> AuditUnavailable:
+        return AuditUnavailable(f"the audit log takes no records: {why}", retry_after_s=RETRY_AFTER_S)
+
+    # what the writer calls, in its thread
+
+    def recovered(self) -> None:
+        """See Listener."""
+        self._soon(self._opened.set)
+
+    def durable(self, entries: list[Receipt]) -> None:
+        """See Listener."""
+        if entries:
+            self._soon(self._settle, entries)
+
+    def failed(self) -> None:
+        """See Listener."""
+        self._soon(self._wake_waiting)
+
+    def due(self, now_us: int) -> list[Record]:
+        """See Listener."""
+        with self._folding_lock:
+            folded = self._folding.take() if self._folding else []
+        return folded + self._gap.take(now_us)
+
+    def stopped(self) -> None:
+        """See Listener."""
+        self._soon(self._stopped.set)
+
+    def _soon(self, function: Callable[..., object], *arguments: object) -> None:
+        with suppress(trio.RunFinishedError):  # the disk hung until after the end; nobody waits any more
+            self._token.run_sync_soon(function, *arguments)
+
+    # what the writer's calls do in Trio's thread
+
+    def _settle(self, entries: list[Receipt]) -> None:
+        waiting = self._waiting
+        self._pending -= len(entries)
+        for receipt in entries:
+            receipt._done = True
+            if receipt._reservation is not None:
+                receipt._reservation._settled()
+            else:
+                self._events -= 1
+            if receipt._event is not None:
+                waiting.discard(receipt)
+                receipt._event.set()
+
+    def _wake_waiting(self) -> None:
+        self._opened.set()
+        waiting, self._waiting = self._waiting, set()
+        for receipt in waiting:
+            assert receipt._event is not None
+            receipt._event.set()
+            receipt._event = None
+
+    async def _open(self, writer: Writer[Receipt], copies: Copies | None) -> None:
+        self._writer = writer
+        self._copies = copies
+        if copies is not None:
+            copies.start()
+        writer.start()
+        with trio.move_on_after(self._settings.commit_timeout_s):
+            await self._opened.wait()
+
+    async def _close(self) -> None:
+        """Write what is queued and the end; bounded, and shielded: these are the records of whoever was cancelled."""
+        self._writer.stop(self._settings.commit_timeout_s)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.commit_timeout_s + 1):
+            await self._stopped.wait()
+        if self._pending:
+            log.error("the audit log is closed with %d records that are not on disk", self._pending)
+
+
+@asynccontextmanager
+async def open_audit_log(
+    settings: AuditSettings,
+    *,
+    now_us: Callable[[], int],
+    disk: Disk | None = None,
+    tick_s: float = TICK_S,
+    retry_s: float = RETRY_S,
+) -> AsyncIterator[AuditLog]:
+    """Take the slot over and keep its log until the block ends.
+
+    Raises ConfigError when the directory cannot be used or the slot is held by another process. A disk that is full or
+    broken is no reason not to start: the log is then unavailable until the disk is back.
+    """
+    disk = disk or RealDisk()
+    make_directory(settings.directory)
+    with lock_slot(settings.directory, settings.slot):
+        audit_log = AuditLog(settings, now_us)
+        told: list[Record] = []
+        copies = Copies(settings.checkpoint_copy) if settings.checkpoint_copy is not None else None
+        writer: Writer[Receipt] = Writer(
+            settings.directory,
+            settings.slot,
+            audit_log,
+            disk=disk,
+            signer=settings.key,
+            recover=lambda: recover(
+                settings.directory,
+                settings.slot,
+                disk,
+                told,
+                now_us=now_us,
+                longest_request_s=settings.longest_request_s,
+            ),
+            retention=Retention(settings.directory, settings.slot, settings.retention_days, disk),
+            copies=copies,
+            now_us=now_us,
+            tick_s=tick_s,
+            retry_s=retry_s,
+        )
+        try:
+            await audit_log._open(writer, copies)
+            audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_started"))
+            yield audit_log
+        finally:
+            audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_stopped"))
+            await audit_log._close()
