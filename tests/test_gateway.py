@@ -21,6 +21,7 @@ from securellm.gateway import Gateway
 from securellm.ids import new_request_id
 from securellm.ledger import Ledger
 from securellm.permit import Permit
+from securellm.pricing.kept import load_table
 from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
@@ -86,12 +87,13 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     config = load_config(environ=environ)
     providers = describe_providers(config)
     catalogue = Catalogue(config, providers, load_shipped())
-    origins, ledger = Origins(), Ledger()
+    origins, prices = Origins(), load_table(config)
+    ledger = Ledger(None, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=lambda: 0)
     ledger.subscribe(books.settled.append)
     asker = Asker(UpstreamClients(), origins, config.timeouts, config.heartbeat, catalogue.max_output)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
-        yield Gateway(config, Accounts(config, store), catalogue, origins, asker, ledger)
+        yield Gateway(config, Accounts(config, store), catalogue, prices, origins, asker, ledger)
 
 
 def code_of(answer: Permit | Answer) -> str:
@@ -193,7 +195,6 @@ async def test_a_whole_answer_is_settled_once(autojump_clock: MockClock, gateway
     assert isinstance(permit, Permit)
     answer = await gateway.ask(permit)
     assert isinstance(answer, Answer)
-    await answer.receipt.durable()
     settled = books.only()
     assert (settled.provider, settled.model, settled.requested_model) == ("demo", "echo", "demo/echo")
     assert settled.outcome == Outcome(Status.SUCCESS, 200)
@@ -205,7 +206,7 @@ async def test_a_whole_answer_is_settled_once(autojump_clock: MockClock, gateway
     assert settled.client_request_id == "theirs"
     assert settled.bytes_out == len(answer.body)
     assert [attempt.http_status for attempt in settled.attempts] == [200]
-    assert gateway.settle(permit, Outcome(Status.CANCELLED)) is answer.receipt
+    assert gateway.settle(permit, Outcome(Status.CANCELLED)) is permit.receipt
     assert len(books.settled) == 1
     assert gateway.statistics().open_requests == 0
 

@@ -16,6 +16,7 @@ from securellm.config.tree import CircuitBreaker, Heartbeat, Timeouts
 from securellm.config.tree import Provider as ProviderConfig
 from securellm.errors import ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
 from securellm.ids import new_request_id
+from securellm.ledger import Page
 from securellm.limits.in_flight import InFlightBytes
 from securellm.permit import Permit
 from securellm.providers.base import Provider, UpstreamRequest
@@ -105,7 +106,8 @@ def make_permit(*targets: Target, stream: bool = True, skipped: tuple[PassedOver
     charge = InFlightBytes(1000).open_charge()
     route = Route(targets, "m", skipped)
     deadline_s = trio.current_time() + TIMEOUTS.total_s
-    return Permit(call, Caller(None, None), peek(Endpoint.CHAT, body), body, route, charge, deadline_s)
+    page = Page(None, "", lambda: 0)
+    return Permit(call, Caller(None, None), peek(Endpoint.CHAT, body), body, route, charge, page, deadline_s)
 
 
 def make_asker(
