@@ -29,6 +29,7 @@ from securellm.errors import AuditUnavailable
 log = logging.getLogger(__name__)
 
 FOLDED = frozenset({"authentication_failed", "limit_reached"})  # actions that anybody can cause, as often as he likes
+BEATS = 20  # of the watch in `commit_timeout_s`: how exact it is
 RETRY_AFTER_S = 1.0  # what a refused caller is told; the disk is tried twice as often
 
 
@@ -66,14 +67,15 @@ class AuditStatistics(msgspec.Struct, frozen=True):
 class Receipt:
     """The promise that one record will be on disk."""
 
-    __slots__ = ("_done", "_event", "_log", "_reservation", "record")
+    __slots__ = ("_log", "done", "record", "reservation", "tasks")
 
     def __init__(self, record: Record, log: "AuditLog", reservation: "Reservation | None", *, done: bool) -> None:
         self.record = record
+        self.reservation = reservation
+        self.done = done
+        self.tasks: list[trio.lowlevel.Task] | None = None
+        """who waits for it"""
         self._log = log
-        self._reservation = reservation
-        self._done = done
-        self._event: trio.Event | None = None
 
     async def durable(self) -> None:
         """Return when the record is on disk; at once in relaxed mode.
@@ -81,7 +83,7 @@ class Receipt:
         Raises AuditUnavailable when the disk refuses, or does not answer in `commit_timeout_s`. The record is written
         all the same when the disk is back. Cancelling the wait changes nothing for the record.
         """
-        if not self._done:
+        if not self.done:
             await self._log.wait_for(self)
 
 
@@ -112,7 +114,8 @@ class Reservation:
             self._closed = True
             self._give_back()
 
-    def _settled(self) -> None:
+    def settled(self) -> None:
+        """One of its records is on disk."""
         self._outstanding -= 1
         self._give_back()
 
@@ -172,7 +175,10 @@ class AuditLog:
         self._gap = _Gap()
         self._folding = Folding()
         self._folding_lock = threading.Lock()
-        self._waiting: set[Receipt] = set()
+        self._waiting: dict[trio.lowlevel.Task, tuple[Receipt, int]] = {}  # and since which beat
+        self._beat = 0
+        self._watched = trio.Event()  # somebody waits, so the watch goes on
+        self._watch_scope = trio.CancelScope()
         self._opened = trio.Event()  # or failed for the first time
         self._stopped = trio.Event()
         self._copies: Copies | None = None
@@ -244,17 +250,23 @@ class AuditLog:
             return
         if self._writer.failure is not None:
             raise self._unavailable(self._writer.failure)
-        event = receipt._event = receipt._event or trio.Event()
-        self._waiting.add(receipt)
-        try:
-            with trio.move_on_after(self._settings.commit_timeout_s) as waiting:
-                await event.wait()
-        finally:
-            if not receipt._done:
-                self._waiting.discard(receipt)
-        if not receipt._done:
+        task, began = trio.lowlevel.current_task(), self._beat
+        self._waiting[task] = (receipt, began)
+        if receipt.tasks is None:
+            receipt.tasks = [task]
+        else:
+            receipt.tasks.append(task)
+        self._watched.set()
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._forget(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        # Two of these are in every request: an Event and a deadline for each would cost three times as much.
+        await trio.lowlevel.wait_task_rescheduled(leave)
+        if not receipt.done:
             slow = f"the disk took longer than {self._settings.commit_timeout_s:g} s"
-            raise self._unavailable(slow if waiting.cancelled_caught else self._writer.last_error)
+            raise self._unavailable(slow if self._beat - began > BEATS else self._writer.last_error)
 
     def _unavailable(self, why: str | None) -> AuditUnavailable:
         return AuditUnavailable(f"the audit log takes no records: {why}", retry_after_s=RETRY_AFTER_S)
@@ -291,29 +303,50 @@ class AuditLog:
     # what the writer's calls do in Trio's thread
 
     def _settle(self, entries: list[Receipt]) -> None:
-        waiting = self._waiting
         self._pending -= len(entries)
         for receipt in entries:
-            receipt._done = True
-            if receipt._reservation is not None:
-                receipt._reservation._settled()
+            receipt.done = True
+            if receipt.reservation is not None:
+                receipt.reservation.settled()
             else:
                 self._events -= 1
-            if receipt._event is not None:
-                waiting.discard(receipt)
-                receipt._event.set()
+            if receipt.tasks is not None:
+                for task in receipt.tasks:
+                    del self._waiting[task]
+                    trio.lowlevel.reschedule(task)
+                receipt.tasks = None
 
     def _wake_waiting(self) -> None:
+        """Let everybody go who waits: the disk has refused."""
         self._opened.set()
-        waiting, self._waiting = self._waiting, set()
-        for receipt in waiting:
-            assert receipt._event is not None
-            receipt._event.set()
-            receipt._event = None
+        self._wake_those(list(self._waiting))
+
+    def _wake_those(self, tasks: list[trio.lowlevel.Task]) -> None:
+        for task in tasks:
+            self._forget(task)
+            trio.lowlevel.reschedule(task)
+
+    def _forget(self, task: trio.lowlevel.Task) -> None:
+        receipt, _ = self._waiting.pop(task)
+        if receipt.tasks is not None:
+            receipt.tasks.remove(task)
+
+    async def _watch(self) -> None:
+        """Let those go for whom the disk takes too long. One timer for all: each waits as long as the others."""
+        with self._watch_scope:
+            while True:
+                await self._watched.wait()
+                await trio.sleep(self._settings.commit_timeout_s / BEATS)
+                self._beat += 1
+                late = [task for task, (_, began) in self._waiting.items() if self._beat - began > BEATS]
+                self._wake_those(late)
+                if not self._waiting:
+                    self._watched = trio.Event()
 
     async def _open(self, writer: Writer[Receipt], copies: Copies | None) -> None:
         self._writer = writer
         self._copies = copies
+        trio.lowlevel.spawn_system_task(self._watch, name="audit-watch")
         if copies is not None:
             copies.start()
         writer.start()
@@ -325,6 +358,7 @@ class AuditLog:
         self._writer.stop(self._settings.commit_timeout_s)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.commit_timeout_s + 1):
             await self._stopped.wait()
+        self._watch_scope.cancel()
         if self._pending:
             log.error("the audit log is closed with %d records that are not on disk", self._pending)
 
