@@ -27,7 +27,7 @@ class Dialect(enum.Enum):
 
 
 class Endpoint(enum.Enum):
-    """A front door that asks a provider for something."""
+    """A front door at which providers are asked for something, and whose requests leave records."""
 
     CHAT = "chat.completions"
     COMPLETIONS = "completions"
@@ -35,6 +35,7 @@ class Endpoint(enum.Enum):
     RESPONSES = "responses"
     MESSAGES = "messages"
     COUNT_TOKENS = "messages.count_tokens"
+    SYNC = "models.sync"  # asks providers for their models; nothing is routed to it
 
     @property
     def dialect(self) -> Dialect:
@@ -49,6 +50,7 @@ _DIALECT_OF = {
     Endpoint.RESPONSES: Dialect.RESPONSES,
     Endpoint.MESSAGES: Dialect.ANTHROPIC,
     Endpoint.COUNT_TOKENS: Dialect.ANTHROPIC,
+    Endpoint.SYNC: Dialect.OPENAI,
 }
 
 
@@ -248,6 +250,7 @@ class Settlement(msgspec.Struct, frozen=True):
     upstream_request_id: str | None
     context_truncated: bool
     config_epoch: str
+    cost_nusd: int | None = None  # of all attempts, in nano-USD; None when nothing was used
 
 
 class Receipt(Protocol):

@@ -11,6 +11,8 @@ settling never waits and is done exactly once.
 """
 
 import io
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -45,6 +47,8 @@ from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.envelope import encode_error, error_headers
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
+
+T = TypeVar("T")
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True):
@@ -83,12 +87,36 @@ class Gateway:
         """Whose key is it. Raises InvalidKey or StoreUnavailable; waits for nothing."""
         return self._accounts.identify(headers)
 
+    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
+        """As `identify`, for a request that is refused without a good key: the refusal is noted as an event."""
+        try:
+            return self.identify(headers)
+        except InvalidKey:
+            self._ledger.event("authentication_failed", client_ip=client_ip)
+            raise
+
+    async def record(self, call: Call, caller: Caller, act: Callable[[], Awaitable[T]]) -> T:
+        """Do what an operator asks for, between its two records. Raises AuditUnavailable and whatever `act` raises."""
+        page = self._ledger.open_page()
+        outcome = Outcome(Status.CANCELLED)
+        try:
+            await page.intend(call, caller, None, stream=False, target=None).durable()
+            result = await act()
+            outcome = Outcome(Status.SUCCESS, 200)
+        except SecureLLMError as error:
+            outcome = refused(error)
+            raise
+        finally:
+            receipt = self._ledger.settle(page, self._unserved(call, outcome, caller, None))
+        await receipt.durable()
+        return result
+
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            caller = self.identify(call.headers)
+            caller = self.authenticate(call.headers, call.client_ip)
             page = self._ledger.open_page()
         except SecureLLMError as error:
             return self._turn_away(call, error)
@@ -213,9 +241,7 @@ class Gateway:
         return msgspec.structs.replace(route, targets=priced, passed_over=route.passed_over + passed_over)
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
-        """Refuse a caller who is not known, or whom nobody can be served for now: no record, at most an event."""
-        if isinstance(error, InvalidKey):
-            self._ledger.event("authentication_failed", client_ip=call.client_ip)
+        """Refuse a caller who is not known, or whom nobody can be served for now: there is no record of it."""
         self._ledger.tell(self._unserved(call, refused(error), None, None))
         return _refusal(call, error)
 

@@ -7,12 +7,20 @@ settlement, in the order of subscription; one that raises is logged and the othe
 """
 
 import logging
-import time
 from collections.abc import Callable
 
 import msgspec
 
-from securellm.audit.entries import NO_HASHES, Cost, Hashes, attempt_record, closing_record, event_record, intent_record
+from securellm.audit.entries import (
+    NO_HASHES,
+    Cost,
+    Hashes,
+    attempt_costs,
+    attempt_record,
+    closing_record,
+    event_record,
+    intent_record,
+)
 from securellm.audit.log import AuditLog, AuditStatistics, Reservation
 from securellm.audit.record import Record
 from securellm.chat import Call, Caller, Receipt, Settlement
@@ -51,10 +59,10 @@ class Page:
         self._intent: Record | None = None
         self._receipt: Receipt = KEPT
 
-    def intend(self, call: Call, caller: Caller, model: str | None, *, stream: bool, target: Target | None) -> None:
+    def intend(self, call: Call, caller: Caller, model: str | None, *, stream: bool, target: Target | None) -> Receipt:
         """Write the request's intent, once; `target` is who will be asked first, None when nobody will be."""
         if self._reservation is None or self._intent is not None:
-            return
+            return self._receipt
         self._intent = intent_record(
             call,
             caller,
@@ -66,6 +74,7 @@ class Page:
             now_us=self._now_us(),
         )
         self._receipt = self._reservation.append(self._intent)
+        return self._receipt
 
     def asking(self, target: Target, number: int) -> Receipt:
         """A provider is about to be asked, as attempt `number`; it may be, when the receipt is durable."""
@@ -83,11 +92,20 @@ class Page:
             self._receipt = self._reservation.append(record)
         return self._receipt
 
-    def close(self, closing: Callable[[int], Record]) -> Receipt:
+    def close(
+        self,
+        settlement: Settlement,
+        costs_nusd: tuple[int | None, ...],
+        *,
+        price_table: str,
+        hashes: Hashes,
+        now_us: int,
+    ) -> Receipt:
         """Write the closing record; nothing follows it."""
         if self._reservation is None:
             return KEPT
-        receipt = self._reservation.append(closing(self._now_us()))
+        record = closing_record(settlement, costs_nusd, price_table=price_table, hashes=hashes, now_us=now_us)
+        receipt = self._reservation.append(record)
         self._reservation.close()
         return receipt
 
@@ -101,8 +119,8 @@ class Ledger:
         *,
         epoch: str,
         cost: Cost,
-        price_table: str | None,
-        now_us: Callable[[], int] = lambda: time.time_ns() // 1000,
+        price_table: str,
+        now_us: Callable[[], int],
     ) -> None:
         self._audit = audit
         self._epoch = epoch
@@ -123,11 +141,11 @@ class Ledger:
 
     def settle(self, page: Page, settlement: Settlement, hashes: Hashes = NO_HASHES) -> Receipt:
         """Take a settlement. Called exactly once for each page."""
-        receipt = page.close(
-            lambda now_us: closing_record(
-                settlement, cost=self._cost, price_table=self._price_table, hashes=hashes, now_us=now_us
-            )
-        )
+        now_us = self._now_us()
+        costs_nusd = attempt_costs(settlement, self._cost, now_us)
+        spent = [cost for cost in costs_nusd if cost is not None]
+        settlement = msgspec.structs.replace(settlement, cost_nusd=sum(spent) if spent else None)
+        receipt = page.close(settlement, costs_nusd, price_table=self._price_table, hashes=hashes, now_us=now_us)
         self.tell(settlement)
         return receipt
 

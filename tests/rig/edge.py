@@ -17,6 +17,9 @@ from securellm.chat import Answer, Call, Caller, Headers, KeyId, Outcome, Status
 from securellm.config import Config
 from securellm.config.tree import Drain, Server
 from securellm.errors import InvalidKey, PayloadTooLarge, SecureLLMError, ShuttingDown, SlowBody
+from securellm.gateway import GatewayStatistics
+from securellm.ledger import LedgerStatistics
+from securellm.limits.in_flight import InFlightBytes
 from securellm.providers.models import ModelCard
 from securellm.server import bind_sockets, serve
 from securellm.telemetry.metrics import Metrics
@@ -144,6 +147,12 @@ class EdgeGateway:
             return Caller(KeyId("good"), None)
         raise InvalidKey("no valid key")
 
+    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
+        return self.identify(headers)
+
+    async def record(self, call: Call, caller: Caller, act: Callable[[], Awaitable[Any]]) -> Any:
+        return await act()
+
     async def admit(self, call: Call) -> Permit | Answer:
         try:
             if self.stopping:
@@ -183,6 +192,10 @@ class EdgeGateway:
     def refuse(self, call: Call, error: SecureLLMError) -> Answer:
         answer = refusal(call.target, call.headers, error, call.request_id)
         return Answer(answer.status, answer.headers, answer.body)
+
+    def statistics(self) -> GatewayStatistics:
+        in_flight = InFlightBytes(0).statistics()
+        return GatewayStatistics(len(self.permits), in_flight, LedgerStatistics(0, 0, None))
 
     def stop_accepting(self) -> None:
         self.stopping = True

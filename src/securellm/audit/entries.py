@@ -74,13 +74,24 @@ def attempt_record(intent: Record, *, number: int, provider: str, model: str, no
     )
 
 
+def attempt_costs(settlement: Settlement, cost: Cost, now_us: int) -> tuple[int | None, ...]:
+    """What each attempt cost in nano-USD, at the prices of `now_us`; None where nothing was used."""
+    return tuple(
+        cost(attempt.provider, attempt.model, usage, now_us) if usage is not None else None
+        for attempt in settlement.attempts
+        for usage in (_usage_of(attempt, settlement),)
+    )
+
+
 def closing_record(
-    settlement: Settlement, *, cost: Cost, price_table: str | None, hashes: Hashes, now_us: int
+    settlement: Settlement, costs_nusd: tuple[int | None, ...], *, price_table: str, hashes: Hashes, now_us: int
 ) -> Record:
     """`response_sent` or `request_failed`: on disk before the last byte of the answer."""
-    usage, outcome = settlement.usage, settlement.outcome
-    attempts = tuple(_attempt(attempt, _usage_of(attempt, settlement), cost, now_us) for attempt in settlement.attempts)
-    spent = [attempt.cost_nusd for attempt in attempts if attempt.cost_nusd is not None]
+    usage, outcome, cost_nusd = settlement.usage, settlement.outcome, settlement.cost_nusd
+    attempts = tuple(
+        _attempt(attempt, _usage_of(attempt, settlement), cost_nusd)
+        for attempt, cost_nusd in zip(settlement.attempts, costs_nusd, strict=True)
+    )
     caller = settlement.caller
     return Record(
         timestamp(now_us),
@@ -105,9 +116,9 @@ def closing_record(
         total_tokens=usage.total_tokens if usage is not None else None,
         usage=record_usage(usage) if usage is not None else None,
         usage_source=settlement.usage_source,
-        estimated_cost_usd=decimal(sum(spent), places=NUSD_PLACES) if spent else None,
-        cost_nusd=sum(spent) if spent else None,
-        price_table=price_table if spent else None,
+        estimated_cost_usd=decimal(cost_nusd, places=NUSD_PLACES) if cost_nusd is not None else None,
+        cost_nusd=cost_nusd,
+        price_table=price_table if cost_nusd is not None else None,
         finish_reason=_cut(settlement.finish_reason),
         duration_ms=_ms(settlement.duration_ms),
         first_token_ms=_ms(settlement.first_token_ms),
@@ -147,7 +158,7 @@ def event_record(
     )
 
 
-def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost, now_us: int) -> AttemptRecord:
+def _attempt(attempt: Attempt, usage: Usage | None, cost_nusd: int | None) -> AttemptRecord:
     return AttemptRecord(
         number=attempt.number,
         provider=attempt.provider,
@@ -156,7 +167,7 @@ def _attempt(attempt: Attempt, usage: Usage | None, cost: Cost, now_us: int) -> 
         error_code=_cut(attempt.error_code),
         duration_ms=_ms(attempt.duration_ms) if attempt.skipped is None else None,
         usage=record_usage(usage) if usage is not None else None,
-        cost_nusd=cost(attempt.provider, attempt.model, usage, now_us) if usage is not None else None,
+        cost_nusd=cost_nusd,
         upstream_request_id=_cut(attempt.upstream_request_id),
         skipped=attempt.skipped,
     )

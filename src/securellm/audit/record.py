@@ -4,8 +4,8 @@ Numbers with decimals are made from integers (microseconds, nano-USD), so the te
 float prints.
 """
 
-import datetime
 import hashlib
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -95,7 +95,7 @@ def hash_line(line: bytes) -> str:
 
 def timestamp(unix_us: int) -> str:
     """RFC 3339 in UTC with microseconds."""
-    moment = datetime.datetime.fromtimestamp(unix_us // 1_000_000, datetime.UTC)
+    moment = datetime.fromtimestamp(unix_us // 1_000_000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_us % 1_000_000:06d}Z"
 
 

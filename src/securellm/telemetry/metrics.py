@@ -15,6 +15,8 @@ DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 1
 
 BREAKER_VALUES = {"closed": 0, "open": 1, "half_open": 2}
 
+NUSD_PER_USD = 1_000_000_000
+
 NO_PROVIDER = "none"  # the label of a request that was refused before a provider was chosen
 
 
@@ -60,7 +62,7 @@ class Metrics:
         )
         self._cost = Counter(
             "securellm_cost_usd",
-            "Cost in US dollars; nothing is priced in this version.",
+            "Cost in US dollars, at the prices in force.",
             ["provider"],
             registry=registry,
         )
@@ -69,6 +71,18 @@ class Metrics:
         )
         self._cache_misses = Counter(
             "securellm_cache_misses", "Requests that the cache could not answer.", registry=registry
+        )
+        self._audit_available = Gauge(
+            "securellm_audit_available", "1 when the audit log takes records.", registry=registry
+        )
+        self._audit_pending = Gauge(
+            "securellm_audit_pending_records", "Records that wait for the disk.", registry=registry
+        )
+        self._audit_gap = Gauge(
+            "securellm_audit_lost_records", "Records lost since the start, relaxed mode only.", registry=registry
+        )
+        self._audit_commit = Gauge(
+            "securellm_audit_commit_seconds", "How long the last commit took.", registry=registry
         )
         # A child looked up by its labels costs more than counting on it.
         self._counter = functools.cache(_counter_child)
@@ -84,9 +98,18 @@ class Metrics:
         provider = settlement.provider or NO_PROVIDER
         if settlement.first_token_ms is not None:
             self._histogram(self._first_token, provider).observe(settlement.first_token_ms / 1000)
+        if settlement.cost_nusd is not None:
+            self._counter(self._cost, provider).inc(settlement.cost_nusd / NUSD_PER_USD)
         if settlement.usage is not None:
             self._counter(self._tokens, provider, "prompt").inc(settlement.usage.prompt_tokens)
             self._counter(self._tokens, provider, "completion").inc(settlement.usage.completion_tokens)
+
+    def audited(self, *, available: bool, pending: int, gap: int, last_commit_ms: float) -> None:
+        """Show how the audit log goes: whether it takes records, how many wait for the disk, how many were lost."""
+        self._audit_available.set(available)
+        self._audit_pending.set(pending)
+        self._audit_gap.set(gap)
+        self._audit_commit.set(last_commit_ms / 1000)
 
     def breaker(self, provider: str, state: str) -> None:
         """Show a provider's circuit breaker as `closed`, `open` or `half_open`."""

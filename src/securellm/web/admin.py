@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from securellm.chat import Endpoint
 from securellm.web import schemas
 from securellm.web.answers import json_answer
 from securellm.web.asgi import EdgeRequest
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 async def sync_models(edge: EdgeRequest) -> "Response":
     """Ask every provider for its models now, and tell what each said. One that fails does not fail the others."""
-    return json_answer({"providers": await edge.runtime.sync_models()})
+    runtime, caller = edge.runtime, edge.caller
+    assert caller is not None  # the route is for operators
+    call = edge.call(Endpoint.SYNC)
+    return json_answer({"providers": await runtime.gateway.record(call, caller, runtime.sync_models)})
 
 
 ROUTES = (

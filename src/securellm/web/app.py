@@ -116,7 +116,7 @@ def _guarded(route: Route) -> Callable[..., Awaitable[Response]]:
         if "websocket" in request.headers.get("Upgrade", "").lower():
             raise NotAvailable("websockets: not available in this version of SecureLLM Bridge")
         if route.access is not Access.PUBLIC and not route.asks_provider:
-            edge.caller = edge.runtime.gateway.identify(edge.headers)
+            edge.caller = edge.runtime.gateway.authenticate(edge.headers, edge.client_ip)
             if route.access is Access.OPERATOR and edge.caller.role not in OPERATORS:
                 raise PermissionRefused("this needs a key whose role is operator or admin")
         return await route.view(edge, **parts)

@@ -31,6 +31,8 @@ class Condition(msgspec.Struct, frozen=True):
     providers: list[ProviderCondition]
     database: PartCondition
     redis: PartCondition
+    audit: PartCondition
+    audit_strict: bool = True  # nothing is answered that cannot be recorded
 
     @property
     def ready(self) -> bool:
@@ -42,7 +44,10 @@ class Condition(msgspec.Struct, frozen=True):
         """`healthy`; `degraded` when some part is unwell; `unhealthy` when no request could succeed."""
         if not self.ready or all(provider.status == "unhealthy" for provider in self.providers):
             return "unhealthy"
-        return "healthy" if all(provider.status == "healthy" for provider in self.providers) else "degraded"
+        if self.audit.status == "unhealthy":
+            return "unhealthy" if self.audit_strict else "degraded"
+        parts = [provider.status for provider in self.providers] + [self.audit.status]
+        return "healthy" if all(status in ("healthy", "disabled") for status in parts) else "degraded"
 
 
 def condition_of(runtime: Any) -> Condition:
@@ -53,7 +58,13 @@ def condition_of(runtime: Any) -> Condition:
         state = figures.state.name.lower()
         latency_ms = _rounded(figures.latency_ms)
         providers.append(ProviderCondition(name, PROVIDER_STATUS[state], state, latency_ms, figures.last_error))
-    return Condition(providers, _store_condition(runtime.accounts), PartCondition("disabled"))
+    return Condition(
+        providers,
+        _store_condition(runtime.accounts),
+        PartCondition("disabled"),
+        _audit_condition(runtime),
+        runtime.config.audit.mode == "strict",
+    )
 
 
 def _store_condition(accounts: Any) -> PartCondition:
@@ -66,3 +77,14 @@ def _store_condition(accounts: Any) -> PartCondition:
 
 def _rounded(latency_ms: float | None) -> float | None:
     return round(latency_ms, 3) if latency_ms is not None else None
+
+
+def _audit_condition(runtime: Any) -> PartCondition:
+    """`degraded` when records were lost (relaxed mode), `unhealthy` when none can be taken."""
+    figures = runtime.gateway.statistics().ledger.audit
+    if figures is None:
+        return PartCondition("disabled")
+    if not figures.available:
+        return PartCondition("unhealthy", figures.last_commit_ms, figures.last_error)
+    lost = f"{figures.gap} records were lost" if figures.gap else None
+    return PartCondition("degraded" if lost else "healthy", figures.last_commit_ms, lost)

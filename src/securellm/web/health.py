@@ -28,7 +28,12 @@ async def show_health(edge: EdgeRequest) -> "Response":
         "uptime_seconds": int(time.monotonic() - edge.runtime.started_s),
     }
     if _has_key(edge):
-        content |= {"providers": condition.providers, "database": condition.database, "redis": condition.redis}
+        content |= {
+            "providers": condition.providers,
+            "database": condition.database,
+            "redis": condition.redis,
+            "audit": condition.audit,
+        }
     return json_answer(content)
 
 
@@ -49,6 +54,11 @@ async def show_metrics(edge: EdgeRequest) -> "Response":
     metrics = edge.runtime.metrics
     for provider in condition_of(edge.runtime).providers:
         metrics.breaker(provider.name, provider.circuit_breaker)
+    audit = edge.runtime.gateway.statistics().ledger.audit
+    if audit is not None:
+        metrics.audited(
+            available=audit.available, pending=audit.pending, gap=audit.gap, last_commit_ms=audit.last_commit_ms
+        )
     text = await trio.to_thread.run_sync(metrics.expose)  # tens of milliseconds with many series
     return whole(text, 200, [_METRICS, NOT_STORED])
 

@@ -136,6 +136,7 @@ HEALTH: Schema = {
         },
         "database": _PART,
         "redis": _PART,
+        "audit": _PART,
     },
 }
 SYNCED: Schema = {

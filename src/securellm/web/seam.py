@@ -70,6 +70,12 @@ class Gateway(Protocol):
     def identify(self, headers: Headers) -> Caller:
         """Whose key is it. Raises InvalidKey or StoreUnavailable."""
 
+    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
+        """As `identify`; a refusal is noted as a security event."""
+
+    async def record(self, call: Call, caller: Caller, act: Any) -> Any:
+        """Do what an operator asks for, between its two records."""
+
     async def admit(self, call: Call) -> Any:
         """A Permit, or the Answer that refuses."""
 
