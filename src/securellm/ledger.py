@@ -166,6 +166,15 @@ class Ledger:
                 event_record(action, epoch=self._epoch, now_us=self._now_us(), client_ip=client_ip, detail=detail)
             )
 
+    def note(self, action: str, *, detail: dict[str, str | int]) -> Receipt:
+        """Note a security event that must not be lost. Raises AuditUnavailable."""
+        if self._audit is None:
+            return KEPT
+        reservation = self._audit.reserve()
+        receipt = reservation.append(event_record(action, epoch=self._epoch, now_us=self._now_us(), detail=detail))
+        reservation.close()
+        return receipt
+
     def statistics(self) -> LedgerStatistics:
         """The figures now."""
         audit = self._audit.statistics() if self._audit is not None else None

@@ -13,6 +13,7 @@ import trio
 from securellm import __version__
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import open_store
+from securellm.announcer import Announcer
 from securellm.audit.opening import open_audit, unix_us
 from securellm.config import Config
 from securellm.discovery import Discovery, SyncResult
@@ -93,12 +94,14 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
         await accounts.refresh()
         asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
         gateway = Gateway(config, accounts, catalogue, prices, origins, asker, ledger)
+        announcer = Announcer(store, ledger)
         discovery = Discovery(providers, catalogue, clients, store, connect_s=config.timeouts.connect_s)
         await discovery.recall()
         runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(accounts.keep_fresh)
+                nursery.start_soon(announcer.keep_telling)
                 await body(runtime)
                 nursery.cancel_scope.cancel()
         finally:

@@ -6,6 +6,7 @@ Writes take the lock when they begin (BEGIN IMMEDIATE), so that two processes qu
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from securellm.accounts.keys import KeyRecord
 from securellm.accounts.pepper import make_state_dir
-from securellm.accounts.schema import GENERATION, KEYS, META, METADATA, MODELS, REVISION, SCHEMA_VERSION
-from securellm.accounts.store import StoredModel
+from securellm.accounts.schema import EVENTS, GENERATION, KEYS, META, METADATA, MODELS, REVISION, SCHEMA_VERSION
+from securellm.accounts.store import StoredModel, StoreEvent
 from securellm.chat import KeyId
 from securellm.errors import StoreUnavailable
 
@@ -31,10 +32,10 @@ class IdTaken(Exception):
 class Database:
     """One open SQLite file. Made by `open_database`; `close` it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, synchronous: str = "FULL") -> None:
         self._path = path
         self._engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=1)
-        event.listen(self._engine, "connect", _prepare_connection)
+        event.listen(self._engine, "connect", partial(_prepare_connection, synchronous))
         event.listen(self._engine, "begin", _begin)
 
     def close(self) -> None:
@@ -43,7 +44,7 @@ class Database:
 
     def create_tables(self, now_s: int) -> None:
         """Make what is missing of revision 1. Raises StoreUnavailable on a store of a later revision."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             METADATA.create_all(connection)
             connection.execute(
                 upsert(SCHEMA_VERSION).values(version=REVISION, applied_at_s=now_s).on_conflict_do_nothing()
@@ -55,19 +56,19 @@ class Database:
 
     def generation(self) -> int:
         """How often the keys have changed."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             return _generation(connection)
 
     def keys(self) -> tuple[int, list[KeyRecord]]:
         """The generation and every key of it, oldest first."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             generation = _generation(connection)
             rows = connection.execute(select(KEYS).order_by(KEYS.c.created_at_s, KEYS.c.id)).all()
         return generation, [_record(row._mapping) for row in rows]
 
     def add_key(self, record: KeyRecord, *, only_first: bool = False) -> bool:
         """Keep a key; with `only_first` only if there is none, and say whether it was kept. Raises IdTaken."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             if only_first and connection.execute(select(func.count()).select_from(KEYS)).scalar_one():
                 return False
             try:
@@ -75,20 +76,33 @@ class Database:
             except IntegrityError as exc:
                 raise IdTaken from exc
             _bump(connection)
+            _note(connection, "key_created", record.id, record.created_at_s)
         return True
 
     def revoke_key(self, key_id: str, now_s: int) -> bool:
         """Revoke a key; False when there is no such key or it is revoked already."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             active = (KEYS.c.id == key_id) & KEYS.c.revoked_at_s.is_(None)
             changed = connection.execute(update(KEYS).where(active).values(revoked_at_s=now_s)).rowcount
             if changed:
                 _bump(connection)
+                _note(connection, "key_revoked", key_id, now_s)
         return bool(changed)
+
+    def events(self, limit: int) -> list[StoreEvent]:
+        """The oldest events that were not forgotten."""
+        with self.transaction() as connection:
+            rows = connection.execute(select(EVENTS).order_by(EVENTS.c.id).limit(limit)).all()
+        return [StoreEvent(row.id, row.at_s, row.action, row.subject) for row in rows]
+
+    def forget_events(self, last_id: int) -> None:
+        """Take the events away up to that one: the audit log has them."""
+        with self.transaction(write=True) as connection:
+            connection.execute(delete(EVENTS).where(EVENTS.c.id <= last_id))
 
     def save_models(self, provider: str, models: list[StoredModel], now_s: int) -> None:
         """Replace what is known of a provider's models."""
-        with self._transaction(write=True) as connection:
+        with self.transaction(write=True) as connection:
             connection.execute(delete(MODELS).where(MODELS.c.provider == provider))
             rows = [{**msgspec.structs.asdict(model), "provider": provider, "seen_at_s": now_s} for model in models]
             if rows:
@@ -96,13 +110,13 @@ class Database:
 
     def models(self) -> list[StoredModel]:
         """Every model that was saved, in the order of its provider and id."""
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             columns = [MODELS.c[field] for field in StoredModel.__struct_fields__]
             rows = connection.execute(select(*columns).order_by(MODELS.c.provider, MODELS.c.model)).all()
         return [StoredModel(*row) for row in rows]
 
     @contextmanager
-    def _transaction(self, *, write: bool = False) -> Iterator[Connection]:
+    def transaction(self, *, write: bool = False) -> Iterator[Connection]:
         """One transaction; whatever the driver raises becomes StoreUnavailable, without the driver's text."""
         try:
             with self._engine.execution_options(write=write).begin() as connection:
@@ -111,14 +125,17 @@ class Database:
             raise StoreUnavailable(f"{self._path} cannot be used: {type(exc).__name__}", retry_after_s=1) from exc
 
 
-def open_database(path: Path, now_s: int) -> Database:
-    """The store at `path`, made (0600, in a 0700 directory) if it is not there. Raises StoreUnavailable."""
+def open_database(path: Path, now_s: int, *, synchronous: str = "FULL") -> Database:
+    """The store at `path`, made (0600, in a 0700 directory) if it is not there. Raises StoreUnavailable.
+
+    With `synchronous` NORMAL the last changes may be lost with the machine's power, but the store stays whole.
+    """
     try:
         make_state_dir(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as exc:
         raise StoreUnavailable(f"{path} cannot be opened: {exc.strerror or 'input/output error'}") from exc
-    database = Database(path)
+    database = Database(path, synchronous=synchronous)
     try:
         database.create_tables(now_s)
     except BaseException:
@@ -127,11 +144,11 @@ def open_database(path: Path, now_s: int) -> Database:
     return database
 
 
-def _prepare_connection(connection: Any, record: object) -> None:
+def _prepare_connection(synchronous: str, connection: Any, record: object) -> None:
     """Settings of each new connection; the driver's own BEGIN is off, `_begin` says it."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", "synchronous=FULL"):
+    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", f"synchronous={synchronous}"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -143,6 +160,10 @@ def _begin(connection: Connection) -> None:
 
 def _generation(connection: Connection) -> int:
     return int(connection.execute(select(META.c.value).where(META.c.name == GENERATION)).scalar_one())
+
+
+def _note(connection: Connection, action: str, subject: str, at_s: int) -> None:
+    connection.execute(insert(EVENTS).values(at_s=at_s, action=action, subject=subject))
 
 
 def _bump(connection: Connection) -> None:

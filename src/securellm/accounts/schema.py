@@ -4,7 +4,7 @@ A later revision is made by a migration that starts from `schema_version`. Times
 keys adds one to the generation in the same transaction, and whoever holds a snapshot polls that one row.
 """
 
-from sqlalchemy import Column, Index, Integer, LargeBinary, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table
 
 REVISION = 1
 
@@ -38,6 +38,16 @@ KEYS = Table(
     Index("keys_by_creation", "created_at_s"),
 )
 
+EVENTS = Table(
+    "events",  # what was done to the store and is not yet in the audit log, oldest first
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("at_s", Integer, nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("subject", String(64), nullable=False),  # the id of the key
+    sqlite_autoincrement=True,  # an id that was told is never given again
+)
+
 MODELS = Table(
     "models",
     METADATA,
@@ -48,4 +58,62 @@ MODELS = Table(
     Column("created_s", Integer, nullable=False),
     Column("display_name", String(256)),
     Column("seen_at_s", Integer, nullable=False),
+)
+
+# The index of the audit log: a row a record, made from the files and from nothing else, so it may be dropped at any
+# time. The columns are named as the fields of a record; what is not here is in the files.
+AUDIT_LOGS = Table(
+    "audit_logs",
+    METADATA,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("timestamp", String(27), nullable=False),
+    Column("event_type", String(32), nullable=False),
+    Column("request_id", String(64)),
+    Column("client_request_id", String(128)),
+    Column("epoch", String(16)),
+    Column("user_id", String(128)),
+    Column("key_id", String(64)),
+    Column("client_ip", String(64)),
+    Column("endpoint", String(64)),
+    Column("requested_model", String(512)),
+    Column("provider", String(64)),
+    Column("model", String(512)),
+    Column("stream", Integer),  # 0 or 1
+    Column("attempt", Integer),
+    Column("status", String(16)),
+    Column("http_status", Integer),
+    Column("error_code", String(64)),
+    Column("error_message", String(512)),
+    Column("prompt_tokens", BigInteger),
+    Column("completion_tokens", BigInteger),
+    Column("total_tokens", BigInteger),
+    Column("usage_source", String(16)),
+    Column("estimated_cost_usd", Float),  # to look at; sums are made of cost_nusd
+    Column("cost_nusd", BigInteger),
+    Column("price_table", String(64)),
+    Column("finish_reason", String(64)),
+    Column("duration_ms", Float),
+    Column("first_token_ms", Float),
+    Column("bytes_in", BigInteger),
+    Column("bytes_out", BigInteger),
+    Column("cache", String(8)),
+    Column("upstream_request_id", String(512)),
+    Column("content", String(16)),
+    Column("attempts", Integer),  # how many there were
+    Column("action", String(32)),
+    Column("count", BigInteger),
+    Index("audit_logs_by_time", "timestamp"),
+    Index("audit_logs_by_request", "request_id"),
+    Index("audit_logs_by_user", "user_id", "timestamp"),
+)
+
+AUDIT_POSITIONS = Table(
+    "audit_positions",
+    METADATA,
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("file", String(64), nullable=False),  # how far the index has come: up to this place of this file
+    Column("offset", BigInteger, nullable=False),
+    Column("line_offset", BigInteger, nullable=False),  # where the last line begins, and its SHA-256: if it has
+    Column("line_hash", String(64), nullable=False),  # changed, the file was cut back, and is read anew
 )

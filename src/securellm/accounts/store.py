@@ -37,6 +37,15 @@ class StoredModel(msgspec.Struct, frozen=True):
     display_name: str | None
 
 
+class StoreEvent(msgspec.Struct, frozen=True):
+    """Something that was done to the store, by whatever process, and belongs into the audit log."""
+
+    id: int
+    at_s: int
+    action: str  # key_created, key_revoked
+    subject: str  # the id of the key
+
+
 class KeyTable(msgspec.Struct, frozen=True):
     """All keys at one generation, and the pepper that their digests were made with."""
 
@@ -100,6 +109,16 @@ class Store:
         """Revoke a key; False when there is no such key or it is revoked already. Raises StoreUnavailable."""
         with self._lock:
             return self._open()[0].revoke_key(key_id, int(time.time()))
+
+    def read_events(self, limit: int = 1000) -> list[StoreEvent]:
+        """The oldest events that are not known to be in the audit log. Raises StoreUnavailable."""
+        with self._lock:
+            return self._open()[0].events(limit)
+
+    def forget_events(self, last_id: int) -> None:
+        """The audit log has the events up to that one. Raises StoreUnavailable."""
+        with self._lock:
+            self._open()[0].forget_events(last_id)
 
     def save_models(self, provider: str, models: list[StoredModel]) -> None:
         """Replace what is known of a provider's models. Raises StoreUnavailable."""

@@ -1,0 +1,125 @@
+"""The statements on the index of the audit log: rows in, rows out. Everything here blocks; call it from a thread.
+
+Rows and the place up to which they go are written in one transaction, which begins with a look at the place: whoever
+comes second writes nothing, so that a row is there exactly once however many processes fill the index.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, and_, delete, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from securellm.accounts.database import Database
+from securellm.accounts.schema import AUDIT_LOGS, AUDIT_POSITIONS
+
+COLUMNS: tuple[str, ...] = tuple(column.name for column in AUDIT_LOGS.columns)
+DELETED_AT_ONCE = 5_000  # rows; other writers of the store wait for less than a tenth of a second
+
+Row = dict[str, Any]
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a slot is indexed: up to `offset` of `file`, whose last line begins at `line_offset`."""
+
+    slot: int
+    file: str
+    offset: int
+    line_offset: int
+    line_hash: str
+
+
+def read_positions(database: Database) -> dict[int, Position]:
+    """How far each slot is indexed. Raises StoreUnavailable."""
+    with database.transaction() as connection:
+        return {row.slot: Position(**row._mapping) for row in connection.execute(select(AUDIT_POSITIONS))}
+
+
+def add_rows(database: Database, rows: list[Row], before: Position | None, after: Position) -> bool:
+    """Add the rows between two places; False, and nothing is done, when the slot is no longer at `before`.
+
+    Raises StoreUnavailable.
+    """
+    with database.transaction(write=True) as connection:
+        if _position(connection, after.slot) != before:
+            return False
+        if rows:
+            # A damaged log may have a sequence number twice; the first counts.
+            connection.execute(upsert(AUDIT_LOGS).on_conflict_do_nothing(), rows)
+        _put(connection, after)
+    return True
+
+
+def move_back(database: Database, before: Position, after: Position | None, from_seq: int) -> None:
+    """Forget a slot's rows from a sequence number on, and where it was. Raises StoreUnavailable."""
+    while _delete(database, before.slot, from_seq, None):
+        pass
+    with database.transaction(write=True) as connection:
+        if _position(connection, before.slot) != before:
+            return
+        mine = and_(AUDIT_LOGS.c.slot == before.slot, AUDIT_LOGS.c.seq >= from_seq)
+        connection.execute(delete(AUDIT_LOGS).where(mine))
+        connection.execute(delete(AUDIT_POSITIONS).where(AUDIT_POSITIONS.c.slot == before.slot))
+        if after is not None:
+            connection.execute(insert(AUDIT_POSITIONS).values(msgspec.structs.asdict(after)))
+
+
+def delete_before(database: Database, slot: int, seq: int) -> int:
+    """Forget some of a slot's rows before a sequence number; how many, 0 at the end. Raises StoreUnavailable."""
+    return _delete(database, slot, 0, seq)
+
+
+def find_rows(
+    database: Database,
+    *,
+    equal: Mapping[str, str],
+    among: Mapping[str, frozenset[str]],
+    since: str | None,
+    until: str | None,
+    limit: int,
+) -> list[Row]:
+    """The newest rows for which everything holds, oldest first. Raises StoreUnavailable."""
+    columns = AUDIT_LOGS.c
+    wanted = select(AUDIT_LOGS).order_by(columns.timestamp.desc(), columns.slot.desc(), columns.seq.desc()).limit(limit)
+    for name, value in equal.items():
+        wanted = wanted.where(columns[name] == value)
+    for name, values in among.items():
+        wanted = wanted.where(columns[name].in_(sorted(values)))
+    if since is not None:
+        wanted = wanted.where(columns.timestamp >= since)
+    if until is not None:
+        wanted = wanted.where(columns.timestamp < until)
+    with database.transaction() as connection:
+        rows = connection.execute(wanted).all()
+    return [dict(row._mapping) for row in reversed(rows)]
+
+
+def count_rows(database: Database) -> int:
+    """How many records are indexed. Raises StoreUnavailable."""
+    with database.transaction() as connection:
+        return int(connection.execute(select(func.count()).select_from(AUDIT_LOGS)).scalar_one())
+
+
+def _position(connection: Connection, slot: int) -> Position | None:
+    row = connection.execute(select(AUDIT_POSITIONS).where(AUDIT_POSITIONS.c.slot == slot)).first()
+    return Position(**row._mapping) if row is not None else None
+
+
+def _put(connection: Connection, position: Position) -> None:
+    fields = msgspec.structs.asdict(position)
+    statement = upsert(AUDIT_POSITIONS).values(fields)
+    connection.execute(statement.on_conflict_do_update(index_elements=["slot"], set_=fields))
+
+
+def _delete(database: Database, slot: int, from_seq: int, to_seq: int | None) -> int:
+    columns = AUDIT_LOGS.c
+    mine = and_(columns.slot == slot, columns.seq >= from_seq)
+    if to_seq is not None:
+        mine = and_(mine, columns.seq < to_seq)
+    with database.transaction(write=True) as connection:
+        first = connection.execute(select(func.min(columns.seq)).where(mine)).scalar()
+        if first is None:
+            return 0
+        few = and_(mine, columns.seq < first + DELETED_AT_ONCE)
+        return int(connection.execute(delete(AUDIT_LOGS).where(few)).rowcount)
