@@ -4,8 +4,8 @@ Numbers with decimals are made from integers (microseconds, nano-USD), so the te
 float prints.
 """
 
+import functools
 import hashlib
-from datetime import UTC, datetime
 
 import msgspec
 
@@ -95,8 +95,21 @@ def hash_line(line: bytes) -> str:
 
 def timestamp(unix_us: int) -> str:
     """RFC 3339 in UTC with microseconds."""
-    moment = datetime.fromtimestamp(unix_us // 1_000_000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{unix_us % 1_000_000:06d}Z"
+    seconds, us = divmod(unix_us, 1_000_000)
+    days, second = divmod(seconds, 86_400)
+    return f"{civil_date(days)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{us:06d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def civil_date(days: int) -> str:
+    """The date so many days after 1970-01-01, as `2026-11-22`; the proleptic Gregorian calendar."""
+    era, day_of_era = divmod(days + 719_468, 146_097)  # 400 years each, from 0000-03-01
+    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524 - day_of_era // 146_096) // 365
+    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    month_from_march = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month_from_march + 2) // 5 + 1
+    month = month_from_march + 3 if month_from_march < 10 else month_from_march - 9
+    return f"{era * 400 + year_of_era + (month <= 2):04d}-{month:02d}-{day:02d}"
 
 
 def decimal(value: int, *, places: int) -> Decimal:
