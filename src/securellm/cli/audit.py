@@ -1,4 +1,4 @@
-"""`securellm audit`: the group of everything that reads, checks and keeps the audit log, whether the gateway runs or not."""
+"""`securellm audit`: everything that reads, checks and keeps the audit log, whether the gateway runs or not."""
 
 from importlib.util import find_spec
 
