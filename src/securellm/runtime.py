@@ -21,6 +21,7 @@ from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
 from securellm.telemetry.metrics import Metrics
+from securellm.telemetry.requests import log_settled
 from securellm.upstream.ask import Asker
 from securellm.upstream.client import ClientStatistics
 from securellm.upstream.clients import UpstreamClients
@@ -81,6 +82,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     ledger = Ledger()
     metrics = Metrics()
     ledger.subscribe(metrics.settled)
+    ledger.subscribe(log_settled)
     async with open_store(config) as store:
         accounts = Accounts(config, store)
         await accounts.refresh()
