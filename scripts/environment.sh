@@ -14,14 +14,13 @@ find_python() {
             command -v "python$version"
             return
         fi
-        if command -v pyenv >/dev/null; then  # its shims refuse versions that are installed but not selected
-            for candidate in "$(pyenv root)"/versions/"$version".*/bin/python; do
-                if supported_python "$candidate"; then
-                    echo "$candidate"
-                    return
-                fi
-            done
-        fi
+        # pyenv's shims refuse versions that are installed but not selected.
+        for candidate in "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/"$version".*/bin/python; do
+            if supported_python "$candidate"; then
+                echo "$candidate"
+                return
+            fi
+        done
     done
     if [ -z "$wanted" ] && supported_python python3; then
         command -v python3

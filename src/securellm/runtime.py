@@ -27,6 +27,7 @@ from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
 from securellm.telemetry.metrics import Metrics
+from securellm.telemetry.requests import log_settled
 from securellm.upstream.ask import Asker
 from securellm.upstream.client import ClientStatistics
 from securellm.upstream.clients import UpstreamClients
@@ -89,6 +90,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     async with open_store(config) as store, open_audit(config) as audit:
         ledger = Ledger(audit, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=unix_us)
         ledger.subscribe(metrics.settled)
+        ledger.subscribe(log_settled)
         ledger.event("config_loaded", detail={"source": str(config.source or "defaults"), "version": __version__})
         accounts = Accounts(config, store)
         await accounts.refresh()

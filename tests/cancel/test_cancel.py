@@ -20,7 +20,7 @@ from rig import script
 from rig.fake_provider import Connection, FakeProvider, Received
 from rig.gateway import RunningGateway
 from rig.pairs import FAMILIES, Pair
-from rig.raw_client import open_client
+from rig.raw_client import encode_request, open_client
 from rig.trouble import SilentListener, open_silent_listener
 from rig.waiting import until_true
 from securellm.chat import Status
@@ -163,6 +163,65 @@ async def test_callers_who_go_away(serving, provider):
         assert _is_back(after, before), (before, after)
         _assert_asked_at_most_once(cancelling, runs)
         _assert_settled_once(gateway, runs)
+
+
+async def test_callers_who_go_away_at_any_moment(serving, provider):
+    """Gone after a random time, mid-request or mid-answer: one settlement each, and nothing is left of them."""
+    chance = random.Random(8)
+    pause = script.sleep(0.003)
+    by_path = {pair.path: pair for pair in _PAIRS}
+
+    def slowly(request: Received) -> script.Script:
+        speech = by_path[request.path].speech
+        if chance.random() < 0.1:
+            return [pause, *script.answer(503, speech.error(503))]
+        if not request.json().get("stream"):
+            return [pause, *script.answer(200, speech.whole("Hello"))]
+        assert speech.events is not None
+        return [step for event in script.stream(speech.events(("a", "b")), speech.kind) for step in (event, pause)]
+
+    provider.choose = slowly
+    with trio.fail_after(60):
+        calm = {"circuit_breaker": {"failure_threshold": 100_000}, "max_retries": 1}
+        names = ("openai", "anthropic", "ollama")
+        gateway = await serving(dict.fromkeys(names, provider), providers=dict.fromkeys(names, calm))
+        for pair in _PAIRS:
+            await gateway.ask(pair.door, pair.door.body(pair.model))
+        before = _held(gateway)
+        limiter = trio.CapacityLimiter(AT_ONCE)
+
+        async def leave(pair: Pair, stream: bool, share: float, after_s: float, how: str) -> None:
+            request = encode_request(
+                "POST", pair.door.path, pair.door.body(pair.model, stream=stream), pair.door.auth()
+            )
+            async with limiter, open_client(gateway.base_url) as client:
+                await client.send(request[: int(len(request) * share)])
+                await trio.sleep(after_s)
+                client.fin() if how == "FIN" else client.rst()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(RUNS // 2):
+                share = chance.choice([1.0, 1.0, 1.0, 0.9, 0.5])
+                moment = (share, chance.uniform(0, 0.04), chance.choice(["FIN", "RST"]))
+                nursery.start_soon(leave, chance.choice(_PAIRS), chance.random() < 0.5, *moment)
+        with trio.move_on_after(5):
+            await until_true(lambda: _is_back(_held(gateway), before), look_every_s=0.02)
+        after = _held(gateway)
+        # A kept connection to the provider is no leak: requests that were answered in time leave up to AT_ONCE of them.
+        extra = max(0, after["connections"] - before["connections"])
+        assert extra <= AT_ONCE * len(names)
+        assert after["slots"] == after["open_requests"] == 0
+        assert after["tasks"] <= before["tasks"] + 2 * extra  # the fake provider's two tasks for each
+        assert after["descriptors"] <= before["descriptors"] + 2 * extra
+        settled = gateway.settlements
+        assert len({settlement.request_id for settlement in settled}) == len(settled)
+        asked = sum(len([a for a in settlement.attempts if a.skipped is None]) for settlement in settled)
+        assert asked >= len(provider.asked)  # one that was cancelled while it connected never arrived
+        assert {settlement.outcome.status for settlement in settled} <= {
+            Status.SUCCESS,
+            Status.CANCELLED,
+            Status.FAILED,
+        }
 
 
 def _draw(chance: random.Random, number: int, phase: str) -> Run:

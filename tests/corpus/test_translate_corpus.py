@@ -140,3 +140,16 @@ def test_recorded_wholes_are_answers(endpoint: str, dialect: Dialect, door: Endp
         assert opened.failure is not None or opened.meter.usage is not None or "usage" not in recording.features
         seen += 1
     assert seen > 5
+
+
+@pytest.mark.parametrize("door", [Endpoint.CHAT, Endpoint.MESSAGES], ids=lambda door: door.name)
+def test_recorded_ollama_streams_byte_by_byte(door: Endpoint):
+    """Split at every byte offset, each of Ollama's recordings is the same stream (guarantee 27)."""
+    seen: set[str] = set()
+    for recording in recordings("ollama.chat"):
+        stream = recording.response.rstrip(b"\n") + b"\n"
+        at_once, slowly = relay(door, Dialect.OLLAMA).feed(stream), relay(door, Dialect.OLLAMA)
+        pieces = [slowly.feed(stream[place : place + 1]) for place in range(len(stream))]
+        assert b"".join(piece.data + piece.held for piece in pieces) == at_once.data + at_once.held, recording.id
+        seen |= recording.features
+    assert {"tool_calls_out", "thinking", "finish:stop", "usage"} <= seen

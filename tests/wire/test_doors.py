@@ -106,6 +106,15 @@ def test_results_of_tools_are_one_turn():
     assert [block.get("is_error") for block in content] == [None, True, None]
 
 
+def test_results_come_first_in_their_turn():
+    """Anthropic wants results before anything else, wherever the client put them."""
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": "x"}
+    content = [{"type": "text", "text": "see"}, result]
+    messages = [*ASK, {"role": "assistant", "tool_calls": [CALL]}, {"role": "user", "content": content}]
+    body = to_anthropic(messages=messages, tools=TOOLS)
+    assert [block["type"] for block in body["messages"][2]["content"]] == ["tool_result", "text"]
+
+
 def test_results_with_pictures_go_behind_the_results():
     """A tool message of OpenAI's holds text; pictures of results lead the user message that follows."""
     picture = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}}

@@ -162,6 +162,19 @@ def test_two_calls_of_one_tool_without_ids_or_indexes():
     assert calls_of(message) == [("f", {"a": 1}), ("f", {"a": 2})]
 
 
+def test_two_calls_of_one_tool_at_one_index_without_ids():
+    """The same head again at the same index after complete arguments is another call, too."""
+    entries = [entry('{"a": 1}', index=0, name="f"), entry('{"a": 2}', index=0, name="f")]
+    message = accumulated(frames([{"tool_calls": [item]} for item in entries]))
+    assert calls_of(message) == [("f", {"a": 1}), ("f", {"a": 2})]
+
+
+def test_a_call_that_never_gets_a_name_is_shown():
+    """Its arguments are not lost; the caller sees a call of a tool without a name."""
+    message = accumulated(frames([{"tool_calls": [entry('{"a": 1}', index=0, id="x")]}]))
+    assert calls_of(message) == [("", {"a": 1})]
+
+
 def test_text_behind_a_call_is_a_block_of_its_own():
     """Text after a complete call closes it and streams; the order is kept."""
     deltas = [{"content": "a"}, {"tool_calls": [entry('{"a": 1}', index=0, id="x", name="f")]}, {"content": "b"}]

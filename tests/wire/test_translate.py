@@ -309,3 +309,13 @@ def test_half_of_a_surrogate_pair_inside_arguments():
             max_output_tokens=1,
         )
     assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+def test_only_the_first_choice_counts():
+    """One answer was asked for; a second choice that a server adds all the same is not mixed into it."""
+    choices = [{"index": 1, "delta": {"content": "other"}}, {"index": 0, "delta": {"content": "mine"}}]
+    relayed = relay(Endpoint.MESSAGES, Dialect.OPENAI).feed(
+        b"data: " + json.dumps({"choices": choices}).encode() + b"\n\n"
+    )
+    assert b"mine" in relayed.data
+    assert b"other" not in relayed.data

@@ -13,7 +13,7 @@ from securellm.chat import Dialect
 from securellm.errors import UpstreamInvalid
 from securellm.wire.envelope import parse_in_band_error
 from securellm.wire.finish import finish_reason
-from securellm.wire.openai_decoder import read_answer
+from securellm.wire.provider_json import object_of, read_answer, text_of
 from securellm.wire.sse import SSESplitter, parse_event
 from securellm.wire.usage import merge_reported, usage_from_anthropic
 from securellm.wire.words import (
@@ -93,23 +93,23 @@ class AnthropicDecoder:
         index = given if isinstance(given, int) else None  # anything else could not even be looked up
         match payload.get("type"):
             case "message_start":
-                yield from self._start(_object(payload.get("message")))
+                yield from self._start(object_of(payload.get("message")))
             case "content_block_start":
-                yield from self._open(index, _object(payload.get("content_block")))
+                yield from self._open(index, object_of(payload.get("content_block")))
             case "content_block_delta":
-                yield from self._delta(self._blocks.get(index), _object(payload.get("delta")))
+                yield from self._delta(self._blocks.get(index), object_of(payload.get("delta")))
             case "content_block_stop":
                 yield from self._close(index)
             case "message_delta":
                 yield from self._report(payload.get("usage"))
-                yield from self._finish(_object(payload.get("delta")))
+                yield from self._finish(object_of(payload.get("delta")))
             case "message_stop":
                 yield Ended()
             case "error":
                 yield Failed(parse_in_band_error(payload))
 
     def _start(self, message: JSONObject) -> Iterator[Event]:
-        yield Started(_text(message.get("id")) or None, _text(message.get("model")) or None)
+        yield Started(text_of(message.get("id")) or None, text_of(message.get("model")) or None)
         yield from self._report(message.get("usage"))
 
     def _report(self, reported: object) -> Iterator[Event]:
@@ -118,34 +118,34 @@ class AnthropicDecoder:
             yield UsageReported(usage_from_anthropic(self._reported))
 
     def _open(self, index: object, content: JSONObject) -> Iterator[Event]:
-        block = self._blocks[index] = _Block(_text(content.get("type")))
+        block = self._blocks[index] = _Block(text_of(content.get("type")))
         match block.kind:
-            case "text" if _text(content.get("text")):
-                yield TextDelta(_text(content["text"]))
+            case "text" if text_of(content.get("text")):
+                yield TextDelta(text_of(content["text"]))
             case "thinking":
-                block.signature = _text(content.get("signature"))
-                if _text(content.get("thinking")):
-                    yield ThinkingDelta(_text(content["thinking"]))
+                block.signature = text_of(content.get("signature"))
+                if text_of(content.get("thinking")):
+                    yield ThinkingDelta(text_of(content["thinking"]))
             case "redacted_thinking":
-                yield RedactedThinking(_text(content.get("data")))
+                yield RedactedThinking(text_of(content.get("data")))
             case "tool_use":
                 block.call, block.given = self._calls, content.get("input")
                 self._calls += 1
-                yield ToolStarted(block.call, _text(content.get("id")), _text(content.get("name")))
+                yield ToolStarted(block.call, text_of(content.get("id")), text_of(content.get("name")))
 
     def _delta(self, block: _Block | None, delta: JSONObject) -> Iterator[Event]:
         if block is None:
             return
         match delta.get("type"):
-            case "text_delta" if _text(delta.get("text")):
-                yield TextDelta(_text(delta["text"]))
-            case "thinking_delta" if _text(delta.get("thinking")):
-                yield ThinkingDelta(_text(delta["thinking"]))
+            case "text_delta" if text_of(delta.get("text")):
+                yield TextDelta(text_of(delta["text"]))
+            case "thinking_delta" if text_of(delta.get("thinking")):
+                yield ThinkingDelta(text_of(delta["thinking"]))
             case "signature_delta":
-                block.signature = _text(delta.get("signature"))
-            case "input_json_delta" if block.kind == "tool_use" and _text(delta.get("partial_json")):
+                block.signature = text_of(delta.get("signature"))
+            case "input_json_delta" if block.kind == "tool_use" and text_of(delta.get("partial_json")):
                 block.arguments_seen = True
-                yield ToolArguments(block.call, _text(delta["partial_json"]))
+                yield ToolArguments(block.call, text_of(delta["partial_json"]))
 
     def _close(self, index: object) -> Iterator[Event]:
         block = self._blocks.pop(index, None)
@@ -157,15 +157,7 @@ class AnthropicDecoder:
             yield ToolArguments(block.call, msgspec.json.encode(block.given or {}).decode())
 
     def _finish(self, closing: JSONObject) -> Iterator[Event]:
-        native = _text(closing.get("stop_reason"))
+        native = text_of(closing.get("stop_reason"))
         if native:
-            sequence = _text(closing.get("stop_sequence")) or None
+            sequence = text_of(closing.get("stop_sequence")) or None
             yield Finished(finish_reason(Dialect.ANTHROPIC, native), native, sequence)
-
-
-def _object(value: object) -> JSONObject:
-    return value if isinstance(value, dict) else {}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

@@ -15,7 +15,7 @@ from securellm.errors import UpstreamInvalid
 from securellm.wire.envelope import parse_in_band_error
 from securellm.wire.finish import finish_reason
 from securellm.wire.ndjson import NDJSONSplitter
-from securellm.wire.openai_decoder import read_answer
+from securellm.wire.provider_json import objects_of, read_answer, text_of
 from securellm.wire.toolcalls import ToolCalls
 from securellm.wire.usage import usage_from_ollama
 from securellm.wire.words import (
@@ -72,8 +72,7 @@ class OllamaDecoder:
             return
         if not self._started:
             self._started = True
-            model = line.get("model")
-            yield Started(model=model if isinstance(model, str) else None)
+            yield Started(model=text_of(line.get("model")) or None)
         message = line.get("message")
         if isinstance(message, dict):
             yield from self._said(message)
@@ -81,18 +80,16 @@ class OllamaDecoder:
             yield from self._closing(line)
 
     def _said(self, message: JSONObject) -> Iterator[Event]:
-        thinking, content, calls = message.get("thinking"), message.get("content"), message.get("tool_calls")
-        if isinstance(thinking, str) and thinking:
-            yield ThinkingDelta(thinking)
-        if isinstance(content, str) and content:
-            yield TextDelta(content)
-        for call in calls if isinstance(calls, list) else []:
-            if isinstance(call, dict):
-                yield from self._calls.whole(call)
+        if text_of(message.get("thinking")):
+            yield ThinkingDelta(text_of(message["thinking"]))
+        if text_of(message.get("content")):
+            yield TextDelta(text_of(message["content"]))
+        for call in objects_of(message.get("tool_calls")):
+            yield from self._calls.whole(call)
 
     def _closing(self, line: JSONObject) -> Iterator[Event]:
-        native = line.get("done_reason")
-        if isinstance(native, str) and native:
+        native = text_of(line.get("done_reason"))
+        if native:
             reason = "tool_calls" if len(self._calls) else finish_reason(Dialect.OLLAMA, native)
             yield Finished(reason, native)
         elif len(self._calls):

@@ -9,12 +9,11 @@ counts as `tool_calls`.
 
 from collections.abc import Iterator
 
-import msgspec
-
 from securellm.chat import Dialect
 from securellm.errors import UpstreamInvalid
 from securellm.wire.envelope import parse_in_band_error
 from securellm.wire.finish import finish_reason
+from securellm.wire.provider_json import objects_of, read_answer, text_of
 from securellm.wire.sse import SSESplitter, parse_event
 from securellm.wire.toolcalls import ToolCalls
 from securellm.wire.usage import merge_reported, usage_from_openai
@@ -75,7 +74,7 @@ class OpenAIDecoder:
         yield from self._start(answer)
         if isinstance(message, dict):
             yield from self._said(message)
-            for call in _objects(message.get("tool_calls")):
+            for call in objects_of(message.get("tool_calls")):
                 yield from self._calls.whole(call)
             if isinstance(message.get("function_call"), dict):
                 yield from self._calls.whole({"function": message["function_call"]})
@@ -91,11 +90,11 @@ class OpenAIDecoder:
             yield Failed(parse_in_band_error(chunk))
             return
         yield from self._start(chunk)
-        choice = next((choice for choice in _objects(chunk.get("choices")) if choice.get("index") in (0, None)), {})
+        choice = next((choice for choice in objects_of(chunk.get("choices")) if choice.get("index") in (0, None)), {})
         delta = choice.get("delta")
         if isinstance(delta, dict):
             yield from self._said(delta)
-            for call in _objects(delta.get("tool_calls")):
+            for call in objects_of(delta.get("tool_calls")):
                 yield from self._calls.fragment(call)
             if isinstance(delta.get("function_call"), dict):
                 yield from self._calls.fragment({"function": delta["function_call"], "index": 0})
@@ -104,7 +103,7 @@ class OpenAIDecoder:
     def _start(self, answer: JSONObject) -> Iterator[Event]:
         if not self._started:
             self._started = True
-            yield Started(_text(answer.get("id")) or None, _text(answer.get("model")) or None)
+            yield Started(text_of(answer.get("id")) or None, text_of(answer.get("model")) or None)
 
     def _said(self, message: JSONObject) -> Iterator[Event]:
         """The words in a message or a delta: reasoning first, as the model wrote it."""
@@ -112,13 +111,13 @@ class OpenAIDecoder:
         content = message.get("content")
         if isinstance(content, str) and content:
             yield TextDelta(content)
-        for part in _objects(content):
-            if part.get("type") == "text" and _text(part.get("text")):
-                yield TextDelta(_text(part["text"]))
+        for part in objects_of(content):
+            if part.get("type") == "text" and text_of(part.get("text")):
+                yield TextDelta(text_of(part["text"]))
             elif part.get("type") == "thinking" and _joined(part.get("thinking")):
                 yield ThinkingDelta(_joined(part["thinking"]))
-        if _text(message.get("refusal")):
-            yield RefusalDelta(_text(message["refusal"]))
+        if text_of(message.get("refusal")):
+            yield RefusalDelta(text_of(message["refusal"]))
 
     def _closing(self, answer: JSONObject, choice: JSONObject) -> Iterator[Event]:
         native = choice.get("finish_reason")
@@ -137,17 +136,6 @@ class OpenAIDecoder:
                 yield UsageReported(usage_from_openai(self._reported))
 
 
-def read_answer(data: bytes) -> JSONObject:
-    """A provider's JSON object. Raises UpstreamInvalid, also for half of a surrogate pair."""
-    try:
-        answer = msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as exc:
-        raise UpstreamInvalid("the provider sent something that is not valid json") from exc
-    if not isinstance(answer, dict):
-        raise UpstreamInvalid("the provider sent json that is not an object")
-    return answer
-
-
 def is_error(data: bytes) -> bool:
     """Whether this is a complete JSON object that reports an error."""
     try:
@@ -158,39 +146,31 @@ def is_error(data: bytes) -> bool:
 
 def _thought(message: JSONObject) -> Iterator[Event]:
     """Reasoning; block by block where OpenRouter's details bring Anthropic's seals."""
-    details = _objects(message.get("reasoning_details"))
+    details = objects_of(message.get("reasoning_details"))
     if any(detail.get("signature") or _is_redacted(detail) for detail in details):
         for detail in details:
             if _is_redacted(detail):
-                yield RedactedThinking(_text(detail["data"]))
+                yield RedactedThinking(text_of(detail["data"]))
             elif _detail_text(detail):
                 yield ThinkingDelta(_detail_text(detail))
-            if _text(detail.get("signature")):
-                yield ThinkingEnded(_text(detail["signature"]))
+            if text_of(detail.get("signature")):
+                yield ThinkingEnded(text_of(detail["signature"]))
         return
-    reasoning = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    reasoning = text_of(message.get("reasoning_content")) or text_of(message.get("reasoning"))
     reasoning = reasoning or "".join(map(_detail_text, details))
     if reasoning:
         yield ThinkingDelta(reasoning)
 
 
 def _detail_text(detail: JSONObject) -> str:
-    return _text(detail.get("text")) or _text(detail.get("summary"))
+    return text_of(detail.get("text")) or text_of(detail.get("summary"))
 
 
 def _is_redacted(detail: JSONObject) -> bool:
     """Whether this is Anthropic's redacted_thinking; others' encrypted details are theirs to keep."""
-    by_anthropic = _text(detail.get("format")).startswith("anthropic")
-    return by_anthropic and detail.get("type") == "reasoning.encrypted" and bool(_text(detail.get("data")))
-
-
-def _objects(value: object) -> list[JSONObject]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
+    by_anthropic = text_of(detail.get("format")).startswith("anthropic")
+    return by_anthropic and detail.get("type") == "reasoning.encrypted" and bool(text_of(detail.get("data")))
 
 
 def _joined(value: object) -> str:
-    return _text(value) or "".join(_text(part.get("text")) for part in _objects(value))
+    return text_of(value) or "".join(text_of(part.get("text")) for part in objects_of(value))

@@ -13,6 +13,7 @@ Calls come out with dense indexes in the order in which they opened, and with an
 
 import msgspec
 
+from securellm.wire.provider_json import object_of, text_of
 from securellm.wire.words import Event, JSONObject, ToolArguments, ToolStarted
 
 
@@ -45,25 +46,19 @@ class ToolCalls:
 
     def fragment(self, delta: JSONObject) -> list[Event]:
         """The events of one entry of `delta.tool_calls`."""
-        function = delta.get("function")
-        if not isinstance(function, dict):
-            function = {}
-        index, id_ = delta.get("index"), delta.get("id")
+        function, index = object_of(delta.get("function")), delta.get("index")
         position = index if isinstance(index, int) else None
-        name = function.get("name")
-        call = self._find(position, id_ if isinstance(id_, str) else "", name if isinstance(name, str) else "")
+        name = text_of(function.get("name"))
+        call = self._find(position, text_of(delta.get("id")), name)
         if position is not None:
             self._by_index[position] = call
         return self._extend(call, name, function.get("arguments"))
 
     def whole(self, call: JSONObject) -> list[Event]:
         """The events of one entry of `message.tool_calls`."""
-        function = call.get("function")
-        if not isinstance(function, dict):
-            function = {}
-        id_ = call.get("id")
-        opened = self._open(id_ if isinstance(id_, str) else "")
-        return self._extend(opened, function.get("name"), function.get("arguments"))
+        function = object_of(call.get("function"))
+        opened = self._open(text_of(call.get("id")))
+        return self._extend(opened, text_of(function.get("name")), function.get("arguments"))
 
     def close(self) -> list[Event]:
         """The calls that never got a name, with what they hold; the caller's side must show them all the same."""
@@ -109,10 +104,10 @@ class ToolCalls:
             self._by_id[id_] = call
         return call
 
-    def _extend(self, call: _Call, name: object, arguments: object) -> list[Event]:
+    def _extend(self, call: _Call, name: str, arguments: object) -> list[Event]:
         events: list[Event] = []
         fragment = _fragment_text(arguments)
-        if not call.name and isinstance(name, str) and name:
+        if not call.name and name:
             call.name = name
             events += self._announce(call)
         if fragment:
