@@ -44,7 +44,7 @@ def list_prices(provider: str | None, every: bool, as_json: bool, config_path: s
         models = [{"model": name, **msgspec.to_builtins(price)} for name, price in rows]
         click.echo(json.dumps({"price_table": in_force.sha256, "models": models}))
         return
-    click.echo(f"{'model':<56}{'input':>10}{'output':>10}{'cached':>10}  notes")
+    click.echo(f"{'model':<56}{'input':>11}{'output':>11}{'cached':>11}  notes")
     for name, price in rows:
         click.echo(_row(name, price))
     click.echo(f"USD per million tokens. The table in force is {in_force.sha256}.", err=True)
@@ -118,13 +118,13 @@ def _day(text: str | None) -> date:
 
 def _row(name: str, price: Price) -> str:
     if price.free:
-        return f"{name:<56}{'free':>10}"
+        return f"{name:<56}{'free':>11}"
     output = price.input if price.output is None else price.output
     cached = price.input if price.cache_read is None else price.cache_read
     notes = [f"more above {tier.above_tokens} tokens" for tier in price.tiers[:1]]
-    return f"{name:<56}{_usd(price.input):>10}{_usd(output):>10}{_usd(cached):>10}  {', '.join(notes)}".rstrip()
+    return f"{name:<56}{_usd(price.input):>11}{_usd(output):>11}{_usd(cached):>11}  {', '.join(notes)}".rstrip()
 
 
 def _usd(nusd: int) -> str:
     whole, rest = divmod(nusd, NUSD_PER_USD)
-    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".")
+    return " " + f"{whole}.{rest:09d}".rstrip("0").rstrip(".")

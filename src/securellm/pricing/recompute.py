@@ -15,7 +15,7 @@ from securellm.pricing.table import PriceTable
 
 CLOSING = ("response_sent", "request_failed")
 
-Tables = Callable[[str], PriceTable | None]  # by SHA-256; None when it was not kept
+Tables = Callable[[str], PriceTable | None]  # by SHA-256; None when it was not kept, ValueError when it was changed
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ def attempt_costs(record: dict[str, Any], table: PriceTable) -> list[int | None]
 
 def recompute_lines(lines: Iterable[tuple[str, bytes]], tables: Tables) -> Iterator[Finding]:
     """A finding for every closing record that has a cost; `lines` are (file:line, line of JSON)."""
-    known: dict[str, PriceTable | None] = {}
+    known: dict[str, PriceTable | str] = {}  # by name: the table, or why there is none
     for place, line in lines:
         try:
             record = msgspec.json.decode(line)
@@ -57,7 +57,7 @@ def recompute_lines(lines: Iterable[tuple[str, bytes]], tables: Tables) -> Itera
             if name is None and recorded is None:
                 continue
             if str(name) not in known:
-                known[str(name)] = tables(str(name))
+                known[str(name)] = _open_table(str(name), tables)
             yield _compare(place, record, known[str(name)])
         except (ValueError, KeyError, TypeError) as exc:
             yield Finding(place, "", None, None, f"not an audit record: {type(exc).__name__}")
@@ -70,10 +70,17 @@ def timestamp_us(text: str) -> int:
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
-def _compare(place: str, record: dict[str, Any], table: PriceTable | None) -> Finding:
+def _open_table(name: str, tables: Tables) -> PriceTable | str:
+    try:
+        return tables(name) or "the table of prices that it names was not kept here"
+    except ValueError as exc:
+        return str(exc)
+
+
+def _compare(place: str, record: dict[str, Any], table: PriceTable | str) -> Finding:
     recorded, request_id = record.get("cost_nusd"), str(record.get("request_id", ""))
-    if table is None:
-        return Finding(place, request_id, recorded, None, "the table of prices that it names was not kept here")
+    if isinstance(table, str):
+        return Finding(place, request_id, recorded, None, table)
     costs = attempt_costs(record, table)
     recomputed = recompute(record, table)
     problem = None
