@@ -21,6 +21,7 @@ import base64
 import binascii
 import datetime
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -217,7 +218,6 @@ class _Pruned(NamedTuple):
     slot: int
     last_seq: int
     last_hash: str
-    last_checkpoint: int | None
 
 
 def verify_directory(
@@ -313,17 +313,8 @@ class _Verification:
                 action = str(event.get("action"))
                 if action == "pruned":
                     said = event["detail"]
-                    last_checkpoint = said.get("last_checkpoint")
-                    self.pruned.append(
-                        _Pruned(
-                            slot,
-                            seq,
-                            int(said["slot"]),
-                            int(said["last_seq"]),
-                            str(said["last_hash"]),
-                            None if last_checkpoint is None else int(last_checkpoint),
-                        )
-                    )
+                    last_seq, last_hash = int(said["last_seq"]), str(said["last_hash"])
+                    self.pruned.append(_Pruned(slot, seq, int(said["slot"]), last_seq, last_hash))
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise _bad(slot, file, line, seq, "this is no security event of format version 1") from None
             return action
@@ -340,7 +331,7 @@ class _Chain:
         self.logs, self.notes = whole.logs.get(number, []), whole.notes.get(number, [])
         if self.since:
             self.logs = _from_file_of(self.logs, self.since.seq)
-            self.notes = [file for file in self.notes if not self.logs or file.date >= self.logs[0].date]
+            self.notes = [file for file in self.notes if file.date >= self.since.time[:10]]
         self.slot.files = [file.name for file in self.logs]
         self.kept = sorted(whole.kept.get(number, ()), key=lambda note: -note.seq)  # the next is the last
         self.at, self.digest = 0, ""  # the place in the chain
@@ -522,6 +513,8 @@ class _Chain:
         may_go = max((event.last_seq for event in signed), default=0)
         number = self.slot.slot
         if not self.slot.records:
+            for note in self.following:
+                self.note = note
             last = max(self.note.seq if self.note else 0, self.kept[0].seq if self.kept else 0)
             if (last or not self.logs) and may_go < max(last, 1):
                 what = "there is no record of this slot, though there has to be: its files were deleted"
@@ -537,14 +530,9 @@ class _Chain:
                 if event.last_seq == gone and event.last_hash != prev:
                     what = "the log does not continue what was pruned"
                     raise _bad(number, file, 1, gone + 1, what, f"prev {event.last_hash}", f"prev {prev}")
-        if self.first_note and not self.since:
-            known = [event.last_checkpoint for event in signed if event.last_seq == may_go]
-            highest = 1 + max((one for one in known if one is not None), default=0)
-            if self.first_note.number > highest and None not in known:
-                note = self.first_note
-                what = "checkpoints before this one are missing"
-                got = f"checkpoint {note.number}"
-                raise _bad(number, note.file, note.line, note.seq, what, f"checkpoint {highest}", got)
+        elif self.first_note and self.first_note.number > 1:  # beside a pruned log, older checkpoints are gone, too
+            note, what = self.first_note, "checkpoints before this one are missing"
+            raise _bad(number, note.file, note.line, note.seq, what, "checkpoint 1", f"checkpoint {note.number}")
 
 
 def _survey(directory: str, kind: str) -> dict[int, list[File]]:
@@ -631,17 +619,19 @@ def _parse_note(file: File, line: int, text: bytes, note: bytes) -> Note:
 
 
 def _read_kept(paths: list[str]) -> Iterator[Note]:
-    """Checkpoints that were kept elsewhere. Raises Unreadable."""
-    for path in paths:
+    """Checkpoints that were kept elsewhere, in files or directories. Raises Unreadable."""
+    for given in paths:
+        inside = sorted(glob.glob(os.path.join(glob.escape(given), "*.checkpoints")))
         found = 0
-        try:
-            for note in _read_notes(File("", path, os.stat(path).st_size), {}, loose=True):
-                found += 1
-                yield note._replace(file=path)
-        except Bad as bad:
-            raise Unreadable(f"{path}, line {bad.problem.line}: {bad.problem.what}") from None
+        for path in inside if os.path.isdir(given) else [given]:
+            try:
+                for note in _read_notes(File("", path, os.stat(path).st_size), {}, loose=True):
+                    found += 1
+                    yield note._replace(file=path)
+            except Bad as bad:
+                raise Unreadable(f"{path}, line {bad.problem.line}: {bad.problem.what}") from None
         if not found:
-            raise Unreadable(f"{path} holds no checkpoint")
+            raise Unreadable(f"{given} holds no checkpoint")
 
 
 def _check_canonical(slot: int, file: str, line: int, seq: int, body: bytes) -> None:
@@ -874,7 +864,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="begin at this checkpoint kept elsewhere",
     )
     parser.add_argument(
-        "--checkpoint", action="append", default=[], metavar="FILE", help="compare with checkpoints kept elsewhere"
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="compare with checkpoints kept elsewhere, in a file or directory",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     options = parser.parse_args(arguments)
