@@ -1,152 +1,103 @@
-"""Small real audit logs, and an adversary who changes them with as much as they would have: the disk, or the key, too."""
+"""Audit logs for tests: settings, records, and a reader of the chain that shares no code with the product."""
 
 import hashlib
-import re
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from securellm.audit.checkpoints import Checkpoint, Checkpointer, encode_text, parse_text
 from securellm.audit.keys import SigningKey
-from securellm.audit.note import parse_note
-from securellm.audit.record import GENESIS, Record, encode_line, hash_line, timestamp
+from securellm.audit.log import AuditSettings
+from securellm.audit.record import Record, timestamp
 
 KEY = SigningKey(bytes(range(32)))
-START_US = 1_795_305_600_000_000  # 2026-11-22T00:00:00Z
-DAY_US = 86_400_000_000
+START_US = 1_795_000_000_000_000  # 2026-11-18T09:46:40Z
+US_PER_S = 1_000_000
 
 
-class LogBuilder:
-    """Writes the chain of one slot into a directory, as the writer would: records, checkpoints, midnights."""
+class Clock:
+    """A clock that stands still until it is moved."""
 
-    def __init__(self, directory: Path, slot: int = 1, key: SigningKey = KEY, start_us: int = START_US) -> None:
-        self.directory, self.slot, self.now_us = directory, slot, start_us
-        self.seq, self.prev = 0, GENESIS
-        self.checkpointer = Checkpointer(key, slot)
-        self.date = timestamp(start_us)[:10]
+    def __init__(self, now_us: int = START_US) -> None:
+        self.now_us = now_us
 
-    @property
-    def log(self) -> Path:
-        return self.directory / f"audit.{self.date}{'' if self.slot == 1 else f'.w{self.slot}'}.log"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.log.with_suffix(".checkpoints")
-
-    def record(self, event_type: str = "security_event", **fields: object) -> bytes:
-        """Append one record, one second after the one before."""
-        self.now_us += 1_000_000
-        record = Record(timestamp(self.now_us), event_type, **fields)  # type: ignore[arg-type]
-        line = encode_line(record, seq=self.seq + 1, slot=self.slot, prev=self.prev)
-        self.seq, self.prev = self.seq + 1, hash_line(line)
-        _append(self.log, line + b"\n")
-        return line
-
-    def request(self, number: int, **fields: object) -> None:
-        """A pair: intent and closing record."""
-        request_id = f"01930000-0000-7000-8000-{number:012x}"
-        self.record("request_received", request_id=request_id, provider="demo", model="echo", stream=False)
-        self.record("response_sent", request_id=request_id, status="success", http_status=200, **fields)
-
-    def checkpoint(self, reason: str = "interval") -> bytes:
-        """Append a checkpoint over all so far; what was appended, which is also what is kept elsewhere."""
-        self.now_us += 1_000
-        data = self.checkpointer.encode(self.seq, self.prev, self.now_us, reason)
-        _append(self.checkpoints, data)
-        self.checkpointer.written()
-        return data
-
-    def event(self, action: str, **detail: str | int) -> None:
-        self.record("security_event", action=action, detail=detail or None)
-
-    def midnight(self) -> None:
-        """Rotate: sign the old day's end, and go on in the next day's file."""
-        self.checkpoint("rotation")
-        self.now_us = (self.now_us // DAY_US + 1) * DAY_US
-        self.date = timestamp(self.now_us)[:10]
-
-    def close(self) -> None:
-        self.event("writer_stopped")
-        self.checkpoint("close")
+    def __call__(self) -> int:
+        return self.now_us
 
 
-def build_log(directory: Path, *, days: int = 3, requests: int = 4, slot: int = 1) -> LogBuilder:
-    """A log of so many days, each with so many requests and a checkpoint after each, closed at the end."""
-    builder = LogBuilder(directory, slot)
-    builder.event("writer_started")
-    builder.checkpoint("start")
-    for day in range(days):
-        if day:
-            builder.midnight()
-        for number in range(requests):
-            builder.request(day * requests + number)
-            builder.checkpoint()
-    builder.close()
-    return builder
+class Running:
+    """A clock on which every look takes a millisecond."""
+
+    def __init__(self, now_us: int = START_US) -> None:
+        self.now_us = now_us
+
+    def __call__(self) -> int:
+        self.now_us += 1000
+        return self.now_us
 
 
-def read_lines(directory: Path) -> list[tuple[Path, bytes]]:
-    """Every line of slot 1 with its file, in order, newlines included."""
-    paths = sorted(path for path in directory.glob("audit.*.log") if ".w" not in path.name)
-    return [(path, line) for path in paths for line in path.read_bytes().splitlines(keepends=True)]
+def settings(directory: Path, **changes: Any) -> AuditSettings:
+    return AuditSettings(**{"directory": directory, "key": KEY, "commit_timeout_s": 10.0, **changes})
 
 
-def write_lines(lines: list[tuple[Path, bytes]]) -> None:
-    """Put lines back into their files; a file without lines is deleted."""
-    for path in {path for path, _ in lines}:
-        path.write_bytes(b"")
-    directory = lines[0][0].parent
-    for path in directory.glob("audit.*.log"):
-        if ".w" not in path.name:
-            mine = b"".join(line for of, line in lines if of == path)
-            path.write_bytes(mine) if mine else path.unlink()
+def intent(request_id: str, now_us: int = START_US, **fields: Any) -> Record:
+    return Record(timestamp(now_us), "request_received", request_id=request_id, **fields)
 
 
-def rechain(directory: Path) -> None:
-    """What who has the disk can do after a change: give every line of slot 1 the number and `prev` that fit."""
-    prev, fixed = GENESIS, []
-    for seq, (path, line) in enumerate(read_lines(directory), 1):
-        body = re.sub(rb'"seq":\d+', b'"seq":%d' % seq, line.rstrip(b"\n"), count=1)
-        body = re.sub(rb'"prev":"[0-9a-f]{64}"', b'"prev":"%b"' % prev.encode(), body, count=1)
-        prev = hash_line(body)
-        fixed.append((path, body + b"\n"))
-    write_lines(fixed)
+def sent(request_id: str, now_us: int = START_US, **fields: Any) -> Record:
+    return Record(timestamp(now_us), "response_sent", request_id=request_id, status="success", **fields)
 
 
-def adapt_checkpoints(directory: Path, key: SigningKey | None = None) -> None:
-    """Let every checkpoint of slot 1 say what the chain now is, links included; with the key, sign it again.
-
-    Without the key the old signatures stay. Checkpoints beyond the end of the log are left out.
-    """
-    hashes = {seq: hash_line(line.rstrip(b"\n")) for seq, (_, line) in enumerate(read_lines(directory), 1)}
-    before, number = bytes(32), 0
-    for path in sorted(path for path in directory.glob("audit.*.checkpoints") if ".w" not in path.name):
-        notes = split_notes(path.read_bytes())
-        path.write_bytes(b"")
-        for data in notes:
-            old, signatures = parse_text(parse_note(data[:-1]).text), data[:-1].partition(b"\n\n")[2]
-            if old.seq not in hashes:
-                continue
-            number += 1
-            new = Checkpoint(
-                old.installation, old.slot, old.seq, hashes[old.seq], old.time, old.reason, number, before
-            )
-            text = encode_text(new)
-            note = key.sign_note(text) if key else text.encode() + b"\n" + signatures
-            before = hashlib.sha256(note).digest()
-            _append(path, note + b"\n")
+def event(action: str, now_us: int = START_US, **fields: Any) -> Record:
+    return Record(timestamp(now_us), "security_event", action=action, **fields)
 
 
-def split_notes(data: bytes) -> list[bytes]:
-    """The checkpoints of a file, each with the empty line that closes it."""
-    return re.findall(rb"securellm-audit/.*?\n\n.*?\n\n", data, flags=re.DOTALL)
+def log_files(directory: Path, slot: int = 1) -> list[Path]:
+    """The slot's logs, oldest first."""
+    ending = ".log" if slot == 1 else f".w{slot}.log"
+    paths = [path for path in directory.iterdir() if path.name.endswith(ending)]
+    return sorted(path for path in paths if slot > 1 or path.name.count(".") == 2)
 
 
-def public_key_file(directory: Path, key: SigningKey = KEY) -> Path:
-    """Write the public key as an auditor gets it."""
-    path = directory / "audit.pub"
-    path.write_text(key.encode_public_key() + "\n")
-    return path
+def read_chain(directory: Path, slot: int = 1) -> list[dict[str, Any]]:
+    """Every record of a slot. Raises AssertionError when they are not one dense chain from the first file on."""
+    records: list[dict[str, Any]] = []
+    prev, seq = "0" * 64, 0
+    for path in log_files(directory, slot):
+        data = path.read_bytes()
+        assert data.endswith(b"\n") or not data, f"{path.name} does not end with a line"
+        for line in data.split(b"\n")[:-1]:
+            try:
+                record = json.loads(line.decode())
+            except ValueError as exc:
+                raise AssertionError(f"{path.name}: no JSON: {line[:80]!r}") from exc
+            if not records:
+                prev, seq = record["prev"], record["seq"] - 1
+            assert (record["seq"], record["prev"], record["slot"]) == (seq + 1, prev, slot), f"{path.name}: {line!r}"
+            prev, seq = hashlib.sha256(line).hexdigest(), record["seq"]
+            records.append(record)
+    return records
 
 
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as file:
-        file.write(data)
+def closings(records: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Request id -> the statuses of its closing records, for every request that has an intent."""
+    found: dict[str, list[str]] = {r["request_id"]: [] for r in records if r["event_type"] == "request_received"}
+    for record in records:
+        if record["event_type"] in ("response_sent", "request_failed"):
+            found[record["request_id"]].append(record["status"])
+    return found
+
+
+def actions(records: list[dict[str, Any]]) -> list[str]:
+    """What the security events say, in order."""
+    return [record["action"] for record in records if record["event_type"] == "security_event"]
+
+
+def put_image(image: dict[Path, bytes], directory: Path) -> None:
+    """Lay files out as a crash left them."""
+    directory.mkdir(mode=0o700)
+    for path, content in image.items():
+        (directory / path.name).write_bytes(content)
+
+
+NowUs = Callable[[], int]

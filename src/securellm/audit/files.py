@@ -3,13 +3,10 @@
 Names carry the UTC date and the slot, never a process id, so that whoever takes a slot over goes on with its chain.
 """
 
-import contextlib
 import datetime
-import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -73,29 +70,32 @@ def make_directory(directory: Path) -> None:
     """
     try:
         directory.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
-        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, "permission denied")
     except OSError as exc:
         raise ConfigError(f"the audit log cannot be written in {directory}: {reason_of(exc)}") from exc
 
 
-@contextlib.contextmanager
-def lock_slot(directory: Path, slot: int) -> Iterator[None]:
-    """Hold a slot; the kernel gives it back when the process ends, however it ends. Raises ConfigError."""
-    path = directory / f"slot-{slot}.lock"
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-    except OSError as exc:
-        raise ConfigError(f"the audit log cannot be written in {directory}: {reason_of(exc)}") from exc
-    try:
+class SlotLock:
+    """A writer slot that is held; the kernel gives it back when the process ends, however it ends."""
+
+    def __init__(self, directory: Path, slot: int) -> None:
+        """Take it. Raises ConfigError when another process has it, or the directory cannot be written in."""
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._handle = os.open(directory / f"slot-{slot}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         except OSError as exc:
+            raise ConfigError(f"the audit log cannot be written in {directory}: {reason_of(exc)}") from exc
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self.release()
             message = f"slot {slot} of the audit log in {directory} is being written by another process"
             raise ConfigError(message) from exc
-        yield
-    finally:
-        os.close(handle)
+        if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):  # the lock's file may be there from better times
+            self.release()
+            raise ConfigError(f"the audit log cannot be written in {directory}: permission denied")
+
+    def release(self) -> None:
+        """Give it back."""
+        os.close(self._handle)
 
 
 def reason_of(error: OSError) -> str:

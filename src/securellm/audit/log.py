@@ -18,7 +18,7 @@ import trio
 from securellm.audit.checkpoints import Signer
 from securellm.audit.copies import Copies
 from securellm.audit.disk import Disk, RealDisk
-from securellm.audit.files import lock_slot, make_directory
+from securellm.audit.files import SlotLock, make_directory
 from securellm.audit.folding import Folding
 from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import recover
@@ -379,34 +379,36 @@ async def open_audit_log(
     """
     disk = disk or RealDisk()
     make_directory(settings.directory)
-    with lock_slot(settings.directory, settings.slot):
-        audit_log = AuditLog(settings, now_us)
-        told: list[Record] = []
-        copies = Copies(settings.checkpoint_copy) if settings.checkpoint_copy is not None else None
-        writer: Writer[Receipt] = Writer(
+    lock = SlotLock(settings.directory, settings.slot)
+    audit_log = AuditLog(settings, now_us)
+    told: list[Record] = []
+    copies = Copies(settings.checkpoint_copy) if settings.checkpoint_copy is not None else None
+    writer: Writer[Receipt] = Writer(
+        settings.directory,
+        settings.slot,
+        audit_log,
+        disk=disk,
+        signer=settings.key,
+        recover=lambda: recover(
             settings.directory,
             settings.slot,
-            audit_log,
-            disk=disk,
-            signer=settings.key,
-            recover=lambda: recover(
-                settings.directory,
-                settings.slot,
-                disk,
-                told,
-                now_us=now_us,
-                longest_request_s=settings.longest_request_s,
-            ),
-            retention=Retention(settings.directory, settings.slot, settings.retention_days, disk),
-            copies=copies,
+            disk,
+            told,
             now_us=now_us,
-            tick_s=tick_s,
-            retry_s=retry_s,
-        )
-        try:
-            await audit_log._open(writer, copies)
-            audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_started"))
-            yield audit_log
-        finally:
-            audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_stopped"))
-            await audit_log._close()
+            longest_request_s=settings.longest_request_s,
+        ),
+        retention=Retention(settings.directory, settings.slot, settings.retention_days, disk),
+        copies=copies,
+        now_us=now_us,
+        tick_s=tick_s,
+        retry_s=retry_s,
+    )
+    try:
+        await audit_log._open(writer, copies)
+        audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_started"))
+        yield audit_log
+    finally:
+        audit_log.event(Record(timestamp(now_us()), "security_event", action="writer_stopped"))
+        await audit_log._close()
+        if audit_log._stopped.is_set():  # a thread that hangs may still write: the slot stays taken while it lives
+            lock.release()

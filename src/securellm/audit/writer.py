@@ -32,6 +32,7 @@ RETRY_S = 0.5  # between attempts while the disk refuses
 TICK_S = 1.0  # how late a rotation, a checkpoint or a folded line may be
 MAX_BATCH_RECORDS = 2_000  # a longer queue is several commits, so that the first in it do not wait for the last
 MAX_BATCH_BYTES = 1024 * 1024  # recovery cuts no more than a few of these
+COPIES_END_S = 1.0  # for the last checkpoint to reach its second place
 REMOVALS_A_TICK = 100  # files that retention deletes between two commits
 
 
@@ -40,6 +41,9 @@ class Copies(Protocol):
 
     def put(self, name: str, note: bytes) -> None:
         """Append to the file of that name there, some time. Never waits."""
+
+    def stop(self, within_s: float) -> None:
+        """Finish what waits, for so long at most."""
 
 
 class Queued(Protocol):
@@ -172,6 +176,8 @@ class Writer(Generic[Entry]):
         finally:
             self.failure = self.failure or "it is closed"
             self._close_file()
+            if self._copies is not None:
+                self._copies.stop(COPIES_END_S)
             self._listener.stopped()
 
     def _serve(self) -> None:
