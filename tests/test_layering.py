@@ -131,6 +131,8 @@ NURSERIES: set[str] = {
 }
 
 LINES_AT_MOST = 600
+# The verifier is handed to auditors as one file, with its own Ed25519 and its own reader of notes.
+LONGER = {"audit.verify": 900}
 LINES_WITHOUT_A_REASON = 400
 
 
@@ -271,8 +273,9 @@ def test_nurseries_open_in_named_places() -> None:
 
 
 def test_modules_are_short() -> None:
-    """A module ends at 600 lines."""
-    assert [module.name for module in MODULES if module.text.count("\n") > LINES_AT_MOST] == []
+    """A module ends at 600 lines, but for those with a reason."""
+    long = [module.name for module in MODULES if module.text.count("\n") > LONGER.get(module.name, LINES_AT_MOST)]
+    assert long == []
 
 
 def test_every_module_has_a_contract_sentence() -> None:

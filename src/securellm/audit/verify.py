@@ -811,6 +811,13 @@ def describe(report: Report) -> list[str]:
             lines.append(
                 f"{report.open_requests:,} {are} open: going on, or cut off by a crash after which no start came"
             )
+        if any(slot.kept_seq < slot.last_seq for slot in report.slots):
+            lines.append("What was recorded after those times could have been cut off, log and checkpoints together.")
+        if not all(slot.kept_seq for slot in report.slots if slot.records):
+            lines.append(
+                "And whoever has the signing key can have rewritten all of it. What was before a checkpoint kept"
+            )
+            lines.append("elsewhere cannot be cut off or rewritten unseen: --checkpoint FILE compares with one.")
     else:
         lines.append("What comes after a bad place in its slot was not looked at.")
     return lines
@@ -835,11 +842,7 @@ def _describe_slot(slot: Slot) -> list[str]:
         lines.append(f"  up to {slot.kept_time} (seq {slot.kept_seq}) a checkpoint kept elsewhere agrees:")
         lines.append("    until then nothing was changed or left out since, whoever has the signing key")
     if slot.records and slot.kept_seq < slot.last_seq:
-        since = slot.kept_time or slot.signed_time
-        lines.append(f"  nothing can be excluded after {since}: log and checkpoints may both have been cut back there")
-        if not slot.kept_seq:
-            lines.append("    and whoever has the signing key can have rewritten any of it before")
-            lines.append("    only a checkpoint kept elsewhere can show that: --checkpoint FILE")
+        lines.append(f"  nothing can be excluded after {slot.kept_time or slot.signed_time}")
     return lines
 
 
