@@ -175,7 +175,7 @@ async def test_the_loop_runs_while_the_disk_hangs(tmp_path: Path) -> None:
 
 
 async def test_closing_a_log_whose_disk_is_gone_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The end waits for a failed disk as long as for a commit and says what is lost; the next start closes the request."""
+    """The end waits for it as long as for a commit and says what is lost; the next start closes the request."""
     broken = False
     disk = FailingDisk(lambda *_: errno.EIO if broken else 0)
     with trio.fail_after(10):
@@ -247,13 +247,13 @@ async def test_a_failed_checkpoint_refuses_nobody(tmp_path: Path) -> None:
 async def test_a_place_that_is_no_directory_is_refused(tmp_path: Path) -> None:
     """A directory that cannot be made or written in is a mistake of the configuration, said at start."""
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigError, match="cannot be written in .*file: file exists"):
+    with pytest.raises(ConfigError, match=r"cannot be written in .*file: file exists"):
         async with open_audit_log(settings(tmp_path / "file"), now_us=Running()):
             pass
 
 
 async def test_a_relaxed_log_answers_and_counts(tmp_path: Path) -> None:
-    """Relaxed: nobody waits and nobody is refused; what there was no room for is counted, whole requests at a time."""
+    """Relaxed: nobody waits, nobody is refused; what there was no room for is counted, whole requests at a time."""
     broken = False
     disk = FailingDisk(lambda _, kind: errno.EIO if broken and kind == "sync" else 0)
     with trio.fail_after(10):
@@ -284,7 +284,7 @@ async def test_a_relaxed_log_answers_and_counts(tmp_path: Path) -> None:
 
 
 async def test_a_strict_log_has_room_for_so_many_requests(tmp_path: Path) -> None:
-    """Beyond max_reserved it refuses; whoever has a reservation appends without bound; room comes back with the disk."""
+    """Beyond max_reserved it refuses; a reservation appends without bound; room comes back with the disk."""
     disk = HangingDisk()
     with trio.fail_after(10):
         async with open_audit_log(settings(tmp_path, max_reserved=2), now_us=Running(), disk=disk) as log:

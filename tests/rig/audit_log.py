@@ -11,7 +11,7 @@ from securellm.audit.log import AuditSettings
 from securellm.audit.record import Record, timestamp
 
 KEY = SigningKey(bytes(range(32)))
-START_US = 1_795_000_000_000_000  # 2026-11-18T09:46:40Z
+START_US = 1_795_000_000_000_000  # 2026-11-18T11:06:40Z
 US_PER_S = 1_000_000
 
 
