@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from rig.audit_log import Running, actions, closings, intent, put_image, read_chain, sent, settings
+from rig.audit_log import Running, actions, closings, intent, problems, put_image, read_chain, sent, settings
 from rig.disks import RecordingDisk, Step, image_after_crash
 from securellm.audit.log import AuditLog, open_audit_log
 
@@ -66,6 +66,7 @@ async def _violations(directory: Path, disk: RecordingDisk, told: Told, crashes:
         promised = {(name, kind) for when, name, kind in told if when <= steps}
         found += [f"crash after step {steps}: {name} {kind} is lost" for name, kind in sorted(promised - there)]
         ends = closings(records)
+        found += [f"crash after step {steps}: {problem}" for problem in problems(place)]
         found += [f"crash after step {steps}: {name} ends {len(e)} times" for name, e in ends.items() if len(e) != 1]
         if records[0]["seq"] != 1:
             found.append(f"crash after step {steps}: the chain does not begin at its beginning")
@@ -114,6 +115,7 @@ async def test_a_crash_during_recovery_is_a_crash_like_any_other(tmp_path: Path,
             async with open_audit_log(settings(place), now_us=clock, disk=RecordingDisk(), tick_s=0.0):
                 pass
             records = read_chain(place)
+            assert problems(place) == []
             there = {(record.get("request_id"), record["event_type"]) for record in records}
             assert {(name, kind) for when, name, kind in told if when <= steps} <= there
             assert {len(ends) for ends in closings(records).values()} == {1}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from rig.audit_log import START_US, US_PER_S, Clock, intent, log_files, read_chain, sent, settings
+from rig.audit_log import START_US, US_PER_S, Clock, intent, log_files, problems, read_chain, sent, settings
 from rig.disks import RecordingDisk
 from rig.waiting import until_true
 from securellm.audit.checkpoints import parse_text
@@ -92,6 +92,7 @@ async def test_a_clock_that_steps_back_stays_in_the_newest_file(tmp_path: Path) 
             await _write(log, "r3", clock.now_us)
     assert [path.name for path in log_files(tmp_path)] == ["audit.2026-11-18.log"]
     assert len(read_chain(tmp_path)) == 10
+    assert problems(tmp_path, every=True) == []
 
 
 async def test_days_without_a_process_leave_no_files(tmp_path: Path) -> None:
@@ -128,6 +129,7 @@ async def test_what_is_too_old_goes(tmp_path: Path, days: int) -> None:
     assert records[0]["prev"] == pruned[-1]["detail"]["last_hash"]
     assert pruned[-1]["detail"]["until"] == f"2026-11-{23 - days}"
     assert not list(tmp_path.glob(f"audit.2026-11-{23 - days}.*"))
+    assert problems(tmp_path, every=True) == []
 
 
 async def test_nothing_goes_before_the_chain_says_so(tmp_path: Path) -> None:
@@ -145,6 +147,7 @@ async def test_nothing_goes_before_the_chain_says_so(tmp_path: Path) -> None:
     said = next(place for place, step in enumerate(disk.steps) if b'"pruned"' in step.data)
     assert any(step.kind == "sync" for step in disk.steps[said : removals[0]])
     names = [disk.steps[place].path.name for place in removals if disk.steps[place].path.suffix == ".log"]
+    assert problems(tmp_path, every=True) == []
     assert names == [f"audit.2026-11-{day}.log" for day in (18, 19, 20, 21)][: len(names)]
 
 
@@ -169,5 +172,6 @@ async def test_another_slot_is_left_alone(tmp_path: Path) -> None:
         clock.now_us += 10 * DAY_US
         async with open_audit_log(settings(tmp_path, retention_days=1), now_us=clock, **TICK) as log:
             await _write(log, "first", clock.now_us)
+    assert problems(tmp_path, every=True) == []
     assert len(read_chain(tmp_path, 2)) == 4
     assert [record["seq"] for record in read_chain(tmp_path)] == [1, 2, 3, 4]

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from rig.audit_log import Running, actions, closings, event, intent, read_chain, sent, settings
+from rig.audit_log import Running, actions, closings, event, intent, problems, read_chain, sent, settings
 from rig.disks import FailingDisk, HangingDisk, fail_call
 from rig.waiting import until_true
 from securellm.audit.disk import DiskFile
@@ -57,6 +57,7 @@ class _Told:
     def check(self, directory: Path) -> None:
         """Everything that was appended is in the chain, once, in its order."""
         records = read_chain(directory)
+        assert problems(directory) == []
         there = [(r["request_id"], r["event_type"]) for r in records if "request_id" in r]
         assert there == self.appended
         assert set(self.durable) <= set(there)
@@ -363,6 +364,7 @@ async def _play(directory: Path, moves: list[Move]) -> None:
         async with open_audit_log(settings(directory), now_us=clock):
             pass
     records = read_chain(directory)
+    assert problems(directory, every=True) == []
     assert records[0]["seq"] == 1
     there = [(record["request_id"], record["event_type"]) for record in records if "request_id" in record]
     assert set(durable) <= set(there)

@@ -9,6 +9,7 @@ from typing import Any
 from securellm.audit.keys import SigningKey
 from securellm.audit.log import AuditSettings
 from securellm.audit.record import Record, timestamp
+from securellm.audit.verify import parse_key, verify_directory
 
 KEY = SigningKey(bytes(range(32)))
 START_US = 1_795_000_000_000_000  # 2026-11-18T11:06:40Z
@@ -77,6 +78,12 @@ def read_chain(directory: Path, slot: int = 1) -> list[dict[str, Any]]:
             prev, seq = hashlib.sha256(line).hexdigest(), record["seq"]
             records.append(record)
     return records
+
+
+def problems(directory: Path, *, every: bool = False) -> list[str]:
+    """What the verifier that auditors are handed finds wrong."""
+    report = verify_directory(str(directory), [parse_key(KEY.encode_public_key())], every=every)
+    return [f"{problem.file}:{problem.line}: {problem.what}" for problem in report.problems]
 
 
 def closings(records: list[dict[str, Any]]) -> dict[str, list[str]]:

@@ -1,7 +1,8 @@
 """Which files of a slot are too old, and what the chain says before they go.
 
-The record names the last line that goes, so that what is left verifies from there. Files go oldest first: if that is
-interrupted, the rest is still one piece of the chain. Encrypted bodies lie in a directory a day and go with the day.
+The record names the last line that goes, so that what is left verifies from there. Logs go oldest first, and then the
+checkpoints over them: if that is interrupted, the rest is still one piece of the chain, and nothing is unsigned.
+Encrypted bodies lie in a directory a day and go with the day.
 """
 
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class Retention:
         notes = [day for day in list_checkpoints(self._directory, self._slot) if day.date < oldest_kept]
         bodies = [path for path in sorted((self._directory / CONTENT).glob("????-??-??")) if path.name < oldest_kept]
         last = next((line for day in reversed(old) if (line := _last_line(day.path))), None)
-        removals = self._remove(old + notes, bodies)
+        removals = self._remove([*old, *notes], bodies)
         if last is None:
             for _ in removals:  # nothing of the chain goes: empty files, and what an interruption left
                 pass
@@ -51,7 +52,7 @@ class Retention:
         return Record(timestamp(now_us), "security_event", action="pruned", count=len(old), detail=detail), removals
 
     def _remove(self, files: list[DayFile], bodies: list[Path]) -> Iterator[None]:
-        for day in sorted(files):
+        for day in files:
             self._disk.remove(day.path)
             yield
         for directory in bodies:

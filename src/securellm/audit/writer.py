@@ -196,7 +196,7 @@ class Writer(Generic[Entry]):
                 if not stopping:
                     break
             if stopping:
-                self._sign(now_us, "close")
+                self._persist(lambda: self._append_checkpoint(now_us, "close"))  # noqa: B023  # done at once
                 return
             if time.monotonic() >= self._next_tick_s:
                 self._tick(now_us)
@@ -228,7 +228,7 @@ class Writer(Generic[Entry]):
                 if self._stop_s is not None:
                     wait_s = min(wait_s, self._stop_s - time.monotonic())
                 if wait_s <= 0:
-                    log.error("the audit log is closed without %d records: %s", len(self._queue), self.failure)
+                    log.error("the audit log is closed while its disk refuses: %s", self.failure)
                     return False
                 self._condition.wait(wait_s)
 
@@ -339,16 +339,18 @@ class Writer(Generic[Entry]):
 
     def _sign(self, now_us: int, reason: str) -> None:
         """Append a checkpoint over the last record; one that fails is made again when it is due."""
+        try:
+            self._append_checkpoint(now_us, reason)
+        except OSError as exc:
+            self.last_error = reason_of(exc)
+            log.error("a checkpoint of the audit log cannot be written: %s", self.last_error)
+
+    def _append_checkpoint(self, now_us: int, reason: str) -> None:
         if self._checkpointer is None or self._last is None or self._day is None:
             return
         path = self._directory / checkpoints_name(self._day.date, self._slot)
         note = self._checkpointer.encode(self._last.seq, self._last.hash, now_us, reason)
-        try:
-            self._append_note(path, note)
-        except OSError as exc:
-            self.last_error = reason_of(exc)
-            log.error("a checkpoint of the audit log cannot be written: %s", self.last_error)
-            return
+        self._append_note(path, note)
         self._checkpointer.written()
         if self._copies is not None:
             self._copies.put(path.name, note)
