@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from rig.audit_days import Slot, pair, raw, record
 from rig.waiting import until_true
-
 from securellm.audit.filters import Filters
 from securellm.audit.index import BATCH_LINES, AuditIndex
 from securellm.errors import StoreUnavailable
@@ -108,9 +108,8 @@ def test_the_store_takes_the_place_with_the_rows(tmp_path: Path, index: AuditInd
     index.fill()
     Slot(logs, 2).write(*pair("10:00:00", "b"))
     with sqlite3.connect(tmp_path / "models.db") as store:
-        store.execute(
-            "CREATE TRIGGER refuse BEFORE INSERT ON audit_positions WHEN NEW.slot = 2 BEGIN SELECT RAISE(ABORT, 'x'); END"
-        )
+        refusal = "WHEN NEW.slot = 2 BEGIN SELECT RAISE(ABORT, 'x'); END"
+        store.execute(f"CREATE TRIGGER refuse BEFORE INSERT ON audit_positions {refusal}")
     store.close()
     with pytest.raises(StoreUnavailable):
         index.fill()

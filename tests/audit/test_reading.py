@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 import pytest
-from rig.audit_days import Slot, pair, record
 
+from rig.audit_days import Slot, pair, record
 from securellm.audit.filters import Filters, Head
 from securellm.audit.reading import Follower, Reading, list_slots, parse_entry, read_last, read_story
 from securellm.ids import encode_uuid7
