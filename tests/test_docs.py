@@ -9,7 +9,10 @@ import msgspec
 import pytest
 
 from securellm import errors
+from securellm.audit import verify
+from securellm.audit.record import Record
 from securellm.chat import Dialect, Endpoint
+from securellm.cli import audit_verify
 from securellm.cli.group import cli
 from securellm.config.table import SETTINGS
 from securellm.providers.base import Provider
@@ -155,6 +158,26 @@ def test_every_metric_is_documented() -> None:
     }
     written = {name for row in _rows("operations.md") for name in re.findall(r"`(securellm_\w+)`", row[0])}
     assert written == samples
+
+
+def test_every_field_of_a_record_is_documented() -> None:
+    """docs/audit-format.md has every field of a line, in the order in which they are written."""
+    written = [name for row in _rows("audit-format.md", "## Records")[1:] for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(written) == sorted(verify.FIELDS)
+    placed = ["v", "seq", "slot", "prev", *Record.__struct_fields__]
+    assert placed == verify.FIELDS
+
+
+def test_the_auditors_commands_are_documented() -> None:
+    """The lines of docs/threat-model.md that call the verifier use options that it has; the page names them all."""
+    text = (DOCS / "threat-model.md").read_text()
+    calls = re.findall(r"^    python verify\.py DIRECTORY (.+)$", text, re.MULTILINE)
+    assert len(calls) == 3
+    for call in calls:
+        options = verify.read_options(["directory", *call.split()])
+        assert options.key == ["KEY"]
+    known = {option for parameter in audit_verify.verify.params for option in parameter.opts if option[0] == "-"}
+    assert set(re.findall(r"--[a-z][a-z-]+", text)) == known - {"--config"}
 
 
 def _commands(group: click.Command, prefix: str = "") -> Iterator[str]:

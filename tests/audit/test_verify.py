@@ -581,6 +581,20 @@ def test_a_whole_copy_of_the_checkpoints_agrees(tmp_path: Path) -> None:
     assert _verify(tmp_path / "log", kept=[str(tmp_path / "log")]).slots[1].kept_seq == 26, "a directory of them"
 
 
+@pytest.mark.parametrize("cut", [1, 20, 36, 60, 150, 250, -2, -1])
+def test_a_torn_checkpoint_in_a_copy_is_passed_over(tmp_path: Path, cut: int) -> None:
+    """Whoever copies may stop at any byte and go on with the next; the others count all the same."""
+    build_log(tmp_path / "log")
+    notes = _notes(tmp_path / "log", DAY2)[1]
+    copy = tmp_path / "copy"
+    copy.write_bytes(notes[0] + notes[1][:cut] + notes[2])
+    report = _verify(tmp_path / "log", kept=[str(copy)], every=True)
+    assert report.problems == []
+    assert report.slots[0].kept_seq == 15
+    copy.write_bytes(notes[0] + notes[1][:cut])
+    assert _verify(tmp_path / "log", kept=[str(copy)]).slots[0].kept_seq == (13 if cut == -1 else 11)
+
+
 def test_a_copy_that_grew_on_two_histories_shows_both(tmp_path: Path) -> None:
     """The newest agrees, an older one does not: the log was rewritten in between, by whoever has the key."""
     build_log(tmp_path / "log")

@@ -104,6 +104,7 @@ _TEXT = re.compile(
         rf"(start|interval|rotation|close|seal|prune)\n({_NUMBER})\n(\S{{44}})\n"
     ).encode()
 )
+_ORIGIN = re.compile(rb"securellm-audit/[0-9a-f]{16}/[0-9]+\n")
 _SIGNATURE = re.compile("— ([^ +]+) ([A-Za-z0-9+/]+=*)\n".encode())
 _KEY = re.compile(r"([^+\s]+)\+([0-9a-f]{8})\+([A-Za-z0-9+/]+=*)")
 _CONTROLS = bytes(range(32))
@@ -237,6 +238,14 @@ def parse_key(text: str) -> Key:
     if key_hash.hex() != match[2]:
         raise Unreadable(f"the key is damaged: its hash is {key_hash.hex()}, its text says {match[2]}")
     return Key(match[1], key_hash, data[1:])
+
+
+def load_key(text: str) -> Key:
+    """The key in a text, else in the file that it names. Raises Unreadable and OSError."""
+    if _KEY.fullmatch(text.strip()):
+        return parse_key(text)
+    with open(text, encoding="utf-8", errors="replace") as file:
+        return parse_key(file.read(LONGEST_NOTE_LINE))
 
 
 class _Verification:
@@ -571,11 +580,17 @@ def _read_lines(file: File, longest: int) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_notes(file: File, torn: dict[str, int], *, loose: bool = False) -> Iterator[Note]:
-    """The checkpoints of a file; what is left of a torn one is counted. `loose`: the last may lack its empty line."""
+    """The checkpoints of a file; what is left of a torn one is counted.
+
+    `loose`, for what was copied or cut out by hand: the last may lack its empty line, torn ones are passed over.
+    """
     note: list[bytes] = []
     text: bytes | None = None
     start, number = 1, 0
     for number, line in _read_lines(file, LONGEST_NOTE_LINE):
+        begins = _ORIGIN.search(line) if loose else None
+        if begins:
+            note, text, line = [], None, line[begins.start() :]
         start = start if note else number
         if line == b"\n" and text is not None:
             yield _parse_note(file, start, text, b"".join(note))
@@ -586,7 +601,7 @@ def _read_notes(file: File, torn: dict[str, int], *, loose: bool = False) -> Ite
         note.append(line)
         if len(note) > MOST_NOTE_LINES or len(line) > LONGEST_NOTE_LINE:
             raise _bad(0, file.name, start, 0, "this is no checkpoint of format version 1")
-    if loose and note and text is not None:
+    if loose and text is not None and note[-1][-1:] == b"\n":
         yield _parse_note(file, start, text, b"".join(note))
     elif note:
         torn[file.name] = sum(map(len, note))
@@ -850,33 +865,27 @@ def _count(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; the exit code."""
+def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line's options; ends the process when they are wrong."""
     parser = argparse.ArgumentParser(description="Verify an audit log of SecureLLM Bridge.", allow_abbrev=False)
     parser.add_argument("directory", metavar="DIRECTORY", help="where the files audit.<date>.log are")
-    parser.add_argument(
-        "--key", action="append", required=True, help="the public key, or a file with it; may be repeated"
-    )
+    repeated: dict[str, Any] = {"action": "append", "default": []}
+    parser.add_argument("--key", required=True, help="the public key, or a file with it; may be repeated", **repeated)
     parser.add_argument("--all", action="store_true", help="verify every signature, and every line's canonical form")
     parser.add_argument(
-        "--from",
-        dest="since",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="begin at this checkpoint kept elsewhere",
+        "--from", dest="since", metavar="FILE", help="begin at this checkpoint kept elsewhere", **repeated
     )
-    parser.add_argument(
-        "--checkpoint",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="compare with checkpoints kept elsewhere, in a file or directory",
-    )
+    where = "compare with checkpoints kept elsewhere, in a file or directory"
+    parser.add_argument("--checkpoint", metavar="FILE", help=where, **repeated)
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; the exit code."""
+    options = read_options(arguments)
     try:
-        keys = [_load_key(key) for key in options.key]
+        keys = [load_key(key) for key in options.key]
         report = verify_directory(
             options.directory, keys, every=options.all, since=options.since, kept=options.checkpoint
         )
@@ -885,13 +894,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(json.dumps(asdict(report), indent=2) if options.json else "\n".join(describe(report)))
     return 0 if report.good else 1
-
-
-def _load_key(text: str) -> Key:
-    if _KEY.fullmatch(text.strip()):
-        return parse_key(text)
-    with open(text, encoding="utf-8", errors="replace") as file:
-        return parse_key(file.read(LONGEST_NOTE_LINE))
 
 
 if __name__ == "__main__":
