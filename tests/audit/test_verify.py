@@ -25,6 +25,7 @@ from rig.tampering import (
     write_lines,
 )
 from securellm.audit import verify
+from securellm.audit.checkpoints import Checkpointer, parse_tail
 from securellm.audit.keys import SigningKey
 from securellm.audit.record import hash_line
 
@@ -269,6 +270,17 @@ def test_the_last_checkpoints_of_a_busy_log_are_missed(tmp_path: Path) -> None:
     assert "these records would have been signed long since" in report.problems[0].what
 
 
+def test_a_start_long_after_the_last_checkpoint_is_no_tampering(tmp_path: Path) -> None:
+    """A crash, hours without a gateway, and the records of a start that has not signed yet."""
+    builder = LogBuilder(tmp_path)
+    builder.record("request_received", request_id="a")
+    builder.checkpoint("start")
+    builder.now_us += 3_600_000_000
+    builder.record("request_failed", request_id="a", status="interrupted")
+    builder.event("writer_started")
+    assert _verify(tmp_path).good
+
+
 def test_a_file_of_the_day_before_put_in_its_place_is_found(tmp_path: Path) -> None:
     """An old file replayed under a new name has numbers that were there."""
     build_log(tmp_path)
@@ -285,6 +297,21 @@ def test_checkpoints_of_another_key_are_refused(tmp_path: Path) -> None:
     report = _verify(tmp_path)
     assert "not signed with the key that was given" in report.problems[0].what
     assert report.problems[0].got == SigningKey(bytes(32)).public.name
+
+
+def test_a_key_may_be_changed(tmp_path: Path) -> None:
+    """The chain goes on, numbers and links too; then both keys are needed."""
+    other = SigningKey(bytes(32))
+    builder = build_log(tmp_path, days=2)
+    builder.checkpointer = Checkpointer(other, 1, parse_tail(builder.checkpoints.read_bytes()))
+    builder.midnight()
+    builder.request(9)
+    builder.close()
+    both = [*KEYS, verify.parse_key(other.encode_public_key())]
+    assert verify.verify_directory(str(tmp_path), both, every=True).good
+    for key in both:
+        report = verify.verify_directory(str(tmp_path), [key])
+        assert "not signed with the key that was given" in report.problems[0].what
 
 
 def test_the_name_of_a_signature_is_the_checkpoints(tmp_path: Path) -> None:
@@ -575,7 +602,8 @@ def test_a_whole_copy_of_the_checkpoints_agrees(tmp_path: Path) -> None:
     report = _verify(tmp_path / "log", kept=[str(copy)], every=True)
     assert report.good
     assert [slot.kept_seq for slot in report.slots] == [26, 26]
-    assert "nothing can be excluded" not in _said(report)
+    assert "nothing can be excluded after 2026-11-24T00:00:09.005000Z" in _said(report)
+    assert "whoever has the signing key can" not in _said(report)
     copy.write_bytes(_notes(tmp_path / "log", DAY2)[1][0].rstrip(b"\n") + b"\n")
     assert _verify(tmp_path / "log", kept=[str(copy)]).good
     assert _verify(tmp_path / "log", kept=[str(tmp_path / "log")]).slots[1].kept_seq == 26, "a directory of them"

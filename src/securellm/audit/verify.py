@@ -91,16 +91,17 @@ FIELDS = [
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
 _NUMBER = r"[1-9]\d{0,17}"
-_NAME = re.compile(r"audit\.(\d{4}-\d\d-\d\d)(?:\.w([2-9]|[1-9]\d{1,8}))?\.(log|checkpoints)")
+_SLOT = r"[1-9]\d{0,3}"
+_NAME = re.compile(r"audit\.(\d{4}-\d\d-\d\d)(?:\.w([2-9]|[1-9]\d{1,3}))?\.(log|checkpoints)")
 _HEAD = re.compile(
     (
-        rf'\{{"v":1,"seq":({_NUMBER}),"slot":({_NUMBER}),"prev":"([0-9a-f]{{64}})","timestamp":"({_TIME})",'
+        rf'\{{"v":1,"seq":({_NUMBER}),"slot":({_SLOT}),"prev":"([0-9a-f]{{64}})","timestamp":"({_TIME})",'
         r'"event_type":"([a-z_]+)"(?:,"request_id":"([^"\\]*)")?[,}]'
     ).encode()
 )
 _TEXT = re.compile(
     (
-        rf"securellm-audit/([0-9a-f]{{16}})/({_NUMBER})\n({_NUMBER})\n(\S{{44}})\n({_TIME})\n"
+        rf"securellm-audit/([0-9a-f]{{16}})/({_SLOT})\n({_NUMBER})\n(\S{{44}})\n({_TIME})\n"
         rf"(start|interval|rotation|close|seal|prune)\n({_NUMBER})\n(\S{{44}})\n"
     ).encode()
 )
@@ -346,7 +347,7 @@ class _Chain:
         self.at, self.digest = 0, ""  # the place in the chain
         self.begin: tuple[str, str] | None = None  # file and `prev` of a beginning that is not the first record
         self.first_note: Note | None = None
-        self.action = ""
+        self.action, self.started = "", ""
         self.place = ("", 0)
         self.following = self._follow_notes()
         self.note: Note | None = None
@@ -388,6 +389,8 @@ class _Chain:
         self.slot.records += 1
         self.slot.last_seq, self.slot.last_time = seq, head[4].decode()
         self.action = self.whole.take_event(self.slot.slot, seq, file, number, head, body)
+        if self.action == "writer_started":
+            self.started = self.slot.last_time
         self._compare()
 
     def _begin(self, file: str, number: int, seq: int, head: re.Match[bytes]) -> None:
@@ -509,7 +512,8 @@ class _Chain:
         signed_seq = max(slot.signed_seq, self.since.seq if self.since else 0)
         if not signed_seq:
             raise _bad(*place, "nothing in this slot is signed: its checkpoints are missing")
-        unsigned_s = _seconds(slot.last_time) - _seconds(slot.signed_time or slot.kept_time)
+        since = max(slot.signed_time, slot.kept_time, self.started)  # what a start finds and adds is signed after it
+        unsigned_s = _seconds(slot.last_time) - _seconds(since)
         if slot.last_seq > signed_seq and (self.action == "writer_stopped" or unsigned_s > UNSIGNED_AT_MOST_S):
             what = "checkpoints are missing: these records would have been signed long since"
             if self.action == "writer_stopped":
@@ -826,8 +830,7 @@ def describe(report: Report) -> list[str]:
             lines.append(
                 f"{report.open_requests:,} {are} open: going on, or cut off by a crash after which no start came"
             )
-        if any(slot.kept_seq < slot.last_seq for slot in report.slots):
-            lines.append("What was recorded after those times could have been cut off, log and checkpoints together.")
+        lines.append("What was recorded after those times could have been cut off, log and checkpoints together.")
         if not all(slot.kept_seq for slot in report.slots if slot.records):
             lines.append(
                 "And whoever has the signing key can have rewritten all of it. What was before a checkpoint kept"
@@ -856,7 +859,7 @@ def _describe_slot(slot: Slot) -> list[str]:
     if slot.kept_seq:
         lines.append(f"  up to {slot.kept_time} (seq {slot.kept_seq}) a checkpoint kept elsewhere agrees:")
         lines.append("    until then nothing was changed or left out since, whoever has the signing key")
-    if slot.records and slot.kept_seq < slot.last_seq:
+    if slot.records:
         lines.append(f"  nothing can be excluded after {slot.kept_time or slot.signed_time}")
     return lines
 
