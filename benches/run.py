@@ -11,10 +11,11 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import bench_audit
 import bench_gateway
 import bench_sse
 
-BENCHES = {"sse": bench_sse.run, "gateway": bench_gateway.run}
+BENCHES = {"sse": bench_sse.run, "audit": bench_audit.run, "gateway": bench_gateway.run}
 RESULTS = Path(__file__).parent / "results"
 
 
