@@ -67,6 +67,11 @@ class SecureLLMError(Exception):
         self.param = param
         self.retry_after_s = retry_after_s
 
+    @property
+    def recorded(self) -> str:
+        """The message as the books may keep it: never a provider's own words."""
+        return self.message
+
 
 class CallerError(SecureLLMError):
     """The request is at fault; sending it again unchanged fails again (RateLimited excepted)."""
@@ -251,6 +256,11 @@ class ProviderAnswered(ProviderError):
         self.status = status
         self.kind = kind
         self.native_code = native_code
+
+    @property
+    def recorded(self) -> str:
+        """See SecureLLMError. A provider's words may repeat the prompt."""
+        return f"the provider answered with an error of its own ({self.status})"
 
 
 class UpstreamAuth(ProviderError):

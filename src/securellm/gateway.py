@@ -23,6 +23,7 @@ from securellm.config import Config
 from securellm.errors import (
     AuditUnavailable,
     BadRequest,
+    InternalError,
     InvalidKey,
     LoopDetected,
     PayloadTooLarge,
@@ -99,23 +100,26 @@ class Gateway:
         """Do what an operator asks for, between its two records. Raises AuditUnavailable and whatever `act` raises."""
         page = self._ledger.open_page()
         outcome = Outcome(Status.CANCELLED)
+        failure: Exception | None = None
         try:
             await page.intend(call, caller, None, stream=False, target=None).durable()
             result = await act()
             outcome = Outcome(Status.SUCCESS, 200)
-        except SecureLLMError as error:
-            outcome = refused(error)
-            raise
+        except Exception as error:
+            failure = error
+            outcome = refused(error if isinstance(error, SecureLLMError) else InternalError("internal error"))
         finally:
             receipt = self._ledger.settle(page, self._unserved(call, outcome, caller, None))
+        if isinstance(failure, AuditUnavailable):
+            raise failure  # waiting for the record of it would be for nothing
         await receipt.durable()
+        if failure is not None:
+            raise failure
         return result
 
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
         try:
-            if self._stopping:
-                raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
             caller = self.authenticate(call.headers, call.client_ip)
             page = self._ledger.open_page()
         except SecureLLMError as error:
@@ -123,6 +127,8 @@ class Gateway:
         peeked: Peeked | None = None
         charge = self._in_flight.open_charge()
         try:
+            if self._stopping:
+                raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
             _check_head(call)
             body = await self._read_body(call, charge)
             peeked = await _peek(call.endpoint, body)

@@ -89,7 +89,7 @@ def refused(error: SecureLLMError) -> Outcome:
         status = Status.SHUTDOWN
     elif isinstance(error, CallerError):
         status = Status.REJECTED
-    return Outcome(status, error.status, error.code, error.message)
+    return Outcome(status, error.status, error.code, error.recorded)
 
 
 def _ms(until_s: float | None, since_s: float) -> float | None:

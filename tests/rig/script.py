@@ -146,13 +146,18 @@ def answer(
     length: int | None = None,
 ) -> list[Step]:
     """A whole answer. `body` is bytes, or anything that JSON can say; `length` announces another length than it has."""
-    data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
+    data = body if isinstance(body, bytes) else json_bytes(body)
     sent = {"content-type": "application/json", **(headers or {})}
     if gzip:
         data = gzip_module.compress(data)
         sent["content-encoding"] = "gzip"
     sent["content-length"] = str(len(data) if length is None else length)
     return [head(status, sent), raw(data)]
+
+
+def json_bytes(value: Any) -> bytes:
+    """A body as `answer` sends it."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def stream_head(kind: str = "sse", headers: Mapping[str, str] | None = None, *, status: int = 200) -> Step:

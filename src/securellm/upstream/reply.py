@@ -60,4 +60,4 @@ def count_reply(permit: Permit) -> Reply:
 
 def _outcome(error: SecureLLMError) -> Outcome:
     status = Status.REJECTED if isinstance(error, CallerError) and error.status != 429 else status_of(error)
-    return Outcome(status, error.status, error.code, error.message)
+    return Outcome(status, error.status, error.code, error.recorded)

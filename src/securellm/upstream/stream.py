@@ -110,7 +110,7 @@ class Upstream:
             self.outcome = Outcome(Status.SUCCESS, self.status)
         else:
             self._origin.cut_short(failure.code)
-            self.outcome = Outcome(Status.FAILED, self.status, failure.code, failure.message)
+            self.outcome = Outcome(Status.FAILED, self.status, failure.code, failure.recorded)
         return self._pulled(relayed.data, relayed.held + tail, last=True)
 
     def unrecorded(self, error: SecureLLMError) -> bytes:
@@ -162,7 +162,7 @@ class Upstream:
     def _cut(self, error: SecureLLMError) -> Pulled:
         if not isinstance(error, GatewayError):
             self._origin.cut_short(error.code)
-        self.outcome = Outcome(status_of(error), self.status, error.code, error.message)
+        self.outcome = Outcome(status_of(error), self.status, error.code, error.recorded)
         return self._pulled(b"", self._relay.fail(error), last=True, abort=True)
 
     def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:

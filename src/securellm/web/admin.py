@@ -25,6 +25,7 @@ ROUTES = (
         path="/api/models/sync",
         methods=("POST",),
         access=Access.OPERATOR,
+        recorded=Endpoint.SYNC,
         view=sync_models,
         summary="Ask the providers for their models",
         tag="Operation",

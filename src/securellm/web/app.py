@@ -5,7 +5,7 @@ It is plain ASGI, so that tests can call it without a socket, and it cannot be m
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from quart import request
 from quart.wrappers import Response
@@ -13,7 +13,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
-from securellm.chat import Headers
+from securellm.chat import Caller, Headers
 from securellm.errors import (
     BadRequest,
     InternalError,
@@ -118,10 +118,19 @@ def _guarded(route: Route) -> Callable[..., Awaitable[Response]]:
         if route.access is not Access.PUBLIC and not route.asks_provider:
             edge.caller = edge.runtime.gateway.authenticate(edge.headers, edge.client_ip)
             if route.access is Access.OPERATOR and edge.caller.role not in OPERATORS:
-                raise PermissionRefused("this needs a key whose role is operator or admin")
+                await _refuse_role(edge, edge.caller, route)
         return await route.view(edge, **parts)
 
     return view
+
+
+async def _refuse_role(edge: EdgeRequest, caller: Caller, route: Route) -> NoReturn:
+    async def refuse() -> NoReturn:
+        raise PermissionRefused("this needs a key whose role is operator or admin")
+
+    if route.recorded is not None:
+        await edge.runtime.gateway.record(edge.call(route.recorded), caller, refuse)
+    await refuse()
 
 
 def _preflight(edge: EdgeRequest) -> Response:

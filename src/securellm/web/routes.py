@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from securellm.chat import Endpoint
+
 if TYPE_CHECKING:
     from quart.wrappers import Response
 
@@ -38,6 +40,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     answers: dict[str, Schema | None] = msgspec.field(default_factory=dict)  # status -> JSON schema, None for no JSON
     content_types: tuple[str, ...] = ("application/json",)  # of a good answer
     shown: bool = True  # in the documents
+    recorded: Endpoint | None = None  # its requests leave their pair under this name, also those that are refused
     asks_provider: bool = False  # the gateway checks the key itself, from the head, before it reads the body
 
     @property
