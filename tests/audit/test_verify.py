@@ -4,12 +4,14 @@
 """
 
 import ast
+import hashlib
 import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from rig.tampering import (
@@ -25,8 +27,9 @@ from rig.tampering import (
     write_lines,
 )
 from securellm.audit import verify
-from securellm.audit.checkpoints import Checkpointer, parse_tail
+from securellm.audit.checkpoints import Checkpointer, encode_text, parse_tail, parse_text
 from securellm.audit.keys import SigningKey
+from securellm.audit.note import parse_note
 from securellm.audit.record import hash_line
 
 Change = Callable[[list[tuple[Path, bytes]]], None]
@@ -334,6 +337,75 @@ def test_a_checkpoint_of_another_slot_is_refused(tmp_path: Path) -> None:
     two.write_bytes(data)
     report = _verify(tmp_path)
     assert [problem.what for problem in report.problems] == ["this checkpoint belongs to another slot"] * 2
+
+
+def test_an_edit_that_no_checkpoint_covers_yet_is_found_by_the_next_record(tmp_path: Path) -> None:
+    """The chain alone shows it, at the record behind."""
+    builder = LogBuilder(tmp_path)
+    builder.event("writer_started")
+    builder.checkpoint("start")
+    for number in range(3):
+        builder.request(number)
+    builder.log.write_bytes(builder.log.read_bytes().replace(b'"success"', b'"timeout"', 1))
+    report = _verify(tmp_path)
+    assert _first(report) == (builder.log.name, 4, 4)
+    assert report.problems[0].expected.startswith("prev ")
+
+
+def test_a_second_history_is_called_so(tmp_path: Path) -> None:
+    """Two lines with one number: each follows the line before them both."""
+    builder = LogBuilder(tmp_path)
+    builder.event("writer_started")
+    builder.checkpoint("start")
+    seq, prev = builder.seq, builder.prev
+    builder.event("config_loaded")
+    builder.seq, builder.prev = seq, prev
+    builder.event("key_created")
+    builder.event("key_revoked")
+    report = _verify(tmp_path)
+    assert _first(report) == (builder.log.name, 3, 2)
+    assert "another history" in report.problems[0].what
+
+
+@pytest.mark.parametrize(
+    ("index", "changes", "what"),
+    [
+        (0, {"note_before": b"x" * 32}, "the first checkpoint names one before it"),
+        (1, {"note_before": b"x" * 32}, "checkpoint 1 was changed"),
+        (1, {"number": 1}, "checkpoints are missing here, or out of order"),
+        (2, {"seq": 1}, "this checkpoint covers less than the one before it"),
+        (1, {"slot": 2}, "this checkpoint belongs to another slot"),
+    ],
+)
+def test_checkpoints_follow_each_other(tmp_path: Path, index: int, changes: dict[str, object], what: str) -> None:
+    """Also where all are signed: number, link, slot and what they cover."""
+    built = build_log(tmp_path, days=1, requests=1)
+    notes, before = [], bytes(32)
+    for place, data in enumerate(split_notes(built.checkpoints.read_bytes())):
+        said = msgspec.structs.replace(parse_text(parse_note(data[:-1]).text), note_before=before)
+        if place == index:
+            said = msgspec.structs.replace(said, **changes)
+        note = KEY.sign_note(encode_text(said))
+        before = hashlib.sha256(note).digest()
+        notes.append(note + b"\n")
+    built.checkpoints.write_bytes(b"".join(notes))
+    report = _verify(tmp_path, every=True)
+    assert report.problems[0].what.startswith(what)
+    assert report.problems[0].file == built.checkpoints.name
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"\n", b"text\n\n\n", b"text\n\nno signature\n\n", b"line\n" * 100, b"x" * 5_000 + b"\n", b"\0" * 5_000],
+)
+def test_what_is_no_checkpoint_is_bad(tmp_path: Path, garbage: bytes) -> None:
+    """Anything else among the checkpoints of a file."""
+    build_log(tmp_path)
+    path, notes = _notes(tmp_path, DAY2)
+    path.write_bytes(b"".join(notes[:2]) + garbage + b"".join(notes[2:]))
+    report = _verify(tmp_path)
+    assert report.problems[0].what == "this is no checkpoint of format version 1"
+    assert _first(report) == (path.name, 21, 0)
 
 
 # Several slots
