@@ -187,6 +187,16 @@ async def test_heads_that_are_refused(
     assert (code_of(answer), answer.status) == (code, status)
 
 
+async def test_two_providers_wanted_at_once(autojump_clock: MockClock, gateway: Gateway):
+    """X-Provider twice is refused when the two differ, whichever comes first; said twice alike it is one wish."""
+    demo, other = (b"x-provider", b"demo"), (b"x-provider", b"nobody")
+    for pair in ((demo, other), (other, demo)):
+        answer = await gateway.admit(make_call(json_body(GOOD), *pair))
+        assert isinstance(answer, Answer)
+        assert (code_of(answer), answer.status) == ("provider_conflict", 400)
+    assert isinstance(await gateway.admit(make_call(json_body(GOOD), demo, demo)), Permit)
+
+
 async def test_a_whole_answer_is_settled_once(autojump_clock: MockClock, gateway: Gateway, books: Books):
     """The answer comes with its receipt; the books say who answered, what was used, and how we know."""
     permit = await gateway.admit(make_call(json_body(GOOD), (b"x-request-id", b"theirs")))

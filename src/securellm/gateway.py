@@ -33,6 +33,7 @@ from securellm.errors import (
     CallerError,
     LoopDetected,
     PayloadTooLarge,
+    ProviderConflict,
     RateLimited,
     SecureLLMError,
     ShuttingDown,
@@ -242,11 +243,16 @@ class Gateway:
 
 def _check_head(call: Call) -> None:
     check_headers(call.headers)
-    for name, _ in call.headers:
+    wanted: set[bytes] = set()
+    for name, value in call.headers:
         if name == b"x-securellm-hop":
             raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
+        if name == b"x-provider":
+            wanted.add(value.strip())
+    if len(wanted) > 1:
+        raise ProviderConflict("x-provider: got several that differ, expected one", param="x-provider")
 
 
 async def _peek(endpoint: Endpoint, body: bytes) -> Peeked:

@@ -106,13 +106,18 @@ class Catalogue:
         return [card for cards in self._cards.values() for card in cards.values()]
 
     def find(self, model_id: str) -> ModelCard | None:
-        """The card of `<provider>/<model>`, of an alias or of a bare name with one owner; None when unknown."""
+        """The card of `<provider>/<model>`, of an alias or of a bare name with one owner; None when unknown.
+
+        Raises AmbiguousModel.
+        """
         name = self._aliases.get(model_id, model_id)
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._providers:
             return self.card(prefix, rest)
         owners = self._owners(name)
-        return self.card(owners[0], name) if len(owners) == 1 else None
+        if len(owners) > 1:
+            raise _ambiguous(name, owners)
+        return self.card(owners[0], name) if owners else None
 
     def card(self, provider: str, model: str) -> ModelCard | None:
         """What is known of a provider's model; None when nothing is."""
@@ -156,7 +161,8 @@ class Catalogue:
         if x_provider is not None:
             wanted = x_provider.strip()
             if wanted not in self._providers:
-                raise BadRequest(f"X-Provider names no configured provider; {self._known_providers()}")
+                known = self._known_providers()
+                raise BadRequest(f"X-Provider names no configured provider; {known}", param="x-provider")
             if prefixed and prefix != wanted:
                 raise ProviderConflict(f"X-Provider says {wanted}, the model says {prefix}", param="model")
             if not prefixed:
@@ -165,8 +171,7 @@ class Catalogue:
             return self._named(prefix, rest)
         owners = self._owners(name)
         if len(owners) > 1:
-            listed = _list([f"{owner}/{name}" for owner in owners])
-            raise AmbiguousModel(f"model {name} is owned by several providers: {listed}", param="model")
+            raise _ambiguous(name, owners)
         if not owners:
             raise UnknownModel(f"no provider owns model {name}; {self._known_providers()}", param="model")
         return Target(self._providers[owners[0]], name)
@@ -252,6 +257,11 @@ class Catalogue:
                 max_output = setting.max_output or max_output
                 free = setting.free or free
         return msgspec.structs.replace(card, context=context, max_output=max_output, free=free)
+
+
+def _ambiguous(name: str, owners: list[str]) -> AmbiguousModel:
+    listed = _list([f"{owner}/{name}" for owner in owners])
+    return AmbiguousModel(f"model {name} is owned by several providers: {listed}", param="model")
 
 
 def _list(names: list[str]) -> str:
