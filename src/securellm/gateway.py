@@ -97,6 +97,7 @@ class Gateway:
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
+            _check_hop(call)
             caller = self.identify(call.headers)
             _check_head(call)
             body = await self._read_body(call, charge)
@@ -241,12 +242,16 @@ class Gateway:
         )
 
 
+def _check_hop(call: Call) -> None:
+    """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal."""
+    if call.header(b"x-securellm-hop") is not None:
+        raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
+
+
 def _check_head(call: Call) -> None:
     check_headers(call.headers)
     wanted: set[bytes] = set()
     for name, value in call.headers:
-        if name == b"x-securellm-hop":
-            raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
         if name == b"x-provider":
