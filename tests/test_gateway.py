@@ -88,7 +88,7 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     catalogue = Catalogue(config, providers, load_shipped())
     origins, ledger = Origins(), Ledger()
     ledger.subscribe(books.settled.append)
-    asker = Asker(UpstreamClients(), origins, config.timeouts, config.heartbeat, catalogue.max_output)
+    asker = Asker(UpstreamClients(providers), origins, config.timeouts, config.heartbeat, catalogue.max_output)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
         yield Gateway(config, Accounts(config, store), catalogue, origins, asker, ledger)

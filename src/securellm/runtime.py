@@ -77,7 +77,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
     providers = describe_providers(config)
     catalogue = Catalogue(config, providers, load_shipped())
-    clients = UpstreamClients()
+    clients = UpstreamClients(providers)
     origins = Origins()
     ledger = Ledger()
     metrics = Metrics()
