@@ -146,6 +146,7 @@ async def test_a_slow_body_has_an_end(
     begun_s = trio.current_time()
     answer = await gateway.admit(make_call(Body(*steps)))
     assert code_of(answer) == "request_timeout"
+    assert b"server.body_min_rate_bytes_s" in answer.body
     assert trio.current_time() - begun_s == pytest.approx(after_s, abs=0.1)
     assert books.only().outcome.http_status == 408
 

@@ -173,7 +173,8 @@ class Gateway:
             with trio.CancelScope(deadline=deadline_s) as scope:
                 piece = await call.body.receive()
             if scope.cancelled_caught:
-                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes")
+                limits = "server.body_idle_timeout_s, server.body_min_rate_bytes_s"
+                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes ({limits})")
             if not piece:
                 return body.getvalue()
             size_bytes += len(piece)
