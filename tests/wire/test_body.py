@@ -59,6 +59,10 @@ WRONG = [
     (Endpoint.CHAT, b'{"model":"m","max_completion_tokens":1e999}', "max_completion_tokens"),
     (Endpoint.RESPONSES, b'{"model":"m","max_output_tokens":[]}', "max_output_tokens"),
     (Endpoint.CHAT, b'{"model":"m","n":"2"}', "n"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m"}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":null}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":"[]"}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":[ ]}', "messages"),
 ]
 
 DUPLICATES = [
@@ -157,7 +161,7 @@ def test_ordinary_headers_pass() -> None:
         (Endpoint.RESPONSES, {"stream": True, "max_output_tokens": 7, "max_tokens": 1}, (True, None, 7, 1)),
         (Endpoint.RESPONSES, {"stream_options": {"include_obfuscation": False}}, (False, None, None, 1)),
         (Endpoint.MESSAGES, {"stream": True, "max_tokens": 8}, (True, None, 8, 1)),
-        (Endpoint.COUNT_TOKENS, {"stream": True}, (False, None, None, 1)),
+        (Endpoint.COUNT_TOKENS, {"stream": True, "messages": [{}]}, (False, None, None, 1)),
         (Endpoint.EMBEDDINGS, {"stream": "whatever"}, (False, None, None, 1)),
     ],
 )
