@@ -95,6 +95,25 @@ def test_unknown_models(model: str) -> None:
     assert (caught.value.status, caught.value.param) == (404, "model")
 
 
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ("off/hidden", "provider off is not enabled (set providers.off.enabled)"),
+        ("nvidia/x", "provider nvidia is not enabled (give it an api_key)"),
+        ("vllm/x", "provider vllm is not enabled (set providers.vllm.enabled)"),
+        ("openai-compatible/x", None),
+        ("vllm", None),
+        ("nobody/x", None),
+    ],
+)
+def test_a_provider_that_is_not_enabled(model: str, remedy: str | None) -> None:
+    """Who names a provider that is only not enabled is told so, and how it is enabled; other names get no such hint."""
+    with pytest.raises(UnknownModel) as caught:
+        _catalogue().route(model, None, CHAT)
+    assert (remedy or "") in caught.value.message
+    assert ("not enabled" in caught.value.message) == (remedy is not None)
+
+
 @pytest.mark.parametrize("model", ["", "x" * 513, "a\nb", "a\x00", "openai/"])
 def test_names_that_are_none(model: str) -> None:
     """Nothing, too much, or control characters: 400."""

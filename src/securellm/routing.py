@@ -22,7 +22,7 @@ from securellm.providers.models import (
     list_openai,
     parse_models,
 )
-from securellm.providers.registry import providers_with
+from securellm.providers.registry import ADAPTERS, GENERIC_KIND, providers_with
 
 __all__ = [
     "Catalogue",
@@ -82,6 +82,7 @@ class Catalogue:
         self._aliases = config.aliases
         self._auto = config.auto.targets
         self._settings = config.models
+        self._declared_names = frozenset(config.providers)
         by_kind: dict[str, list[ModelCard]] = {}
         for card in shipped:
             by_kind.setdefault(card.provider, []).append(card)
@@ -173,7 +174,8 @@ class Catalogue:
         if len(owners) > 1:
             raise _ambiguous(name, owners)
         if not owners:
-            raise UnknownModel(f"no provider owns model {name}; {self._known_providers()}", param="model")
+            why = self._not_enabled(prefix) if slash else ""
+            raise UnknownModel(f"no provider owns model {name}{why}; {self._known_providers()}", param="model")
         return Target(self._providers[owners[0]], name)
 
     def _named(self, provider: str, model: str) -> Target:
@@ -224,6 +226,15 @@ class Catalogue:
         having = providers_with(self._providers, endpoint)
         there = f"providers that have it: {_list(having)}" if having else "no configured provider has it"
         return UnsupportedEndpoint(f"{who} {endpoint.value}; {there}", param="model")
+
+    def _not_enabled(self, name: str) -> str:
+        """What to do about a provider that could be asked and is not enabled; "" for any other name."""
+        adapter = ADAPTERS.get(name) if name != GENERIC_KIND else None
+        if adapter is None and name not in self._declared_names:
+            return ""
+        wants_key = adapter is not None and adapter.needs_key and name not in self._declared_names
+        remedy = "give it an api_key" if wants_key else f"set providers.{name}.enabled"
+        return f": provider {name} is not enabled ({remedy})"
 
     def _known_providers(self) -> str:
         known = _list([f"{name}/" for name in self._providers])
