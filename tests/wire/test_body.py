@@ -211,13 +211,19 @@ def test_a_splice_that_changes_nothing_is_the_same_object() -> None:
 
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def _nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3)
+
+
 _values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**40), 2**40)
     | st.floats(allow_nan=False, allow_infinity=False)
     | _texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    _nested,
     max_leaves=8,
 )
 _options = st.none() | st.dictionaries(st.sampled_from(["include_obfuscation", "x"]), _values, max_size=2).flatmap(
