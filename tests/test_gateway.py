@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from rig.doors import KEY
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import open_store
+from securellm.audit.bodies import BodyRecorder
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Settlement, Status
 from securellm.config import load_config
 from securellm.gateway import Gateway
@@ -89,11 +90,12 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     catalogue = Catalogue(config, providers, load_shipped())
     origins, prices = Origins(), load_table(config)
     ledger = Ledger(None, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=lambda: 0)
+    bodies = BodyRecorder(config.audit, None)
     ledger.subscribe(books.settled.append)
-    asker = Asker(UpstreamClients(), origins, config.timeouts, config.heartbeat, catalogue.max_output)
+    asker = Asker(UpstreamClients(providers), origins, config.timeouts, config.heartbeat, catalogue.max_output)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
-        yield Gateway(config, Accounts(config, store), catalogue, prices, origins, asker, ledger)
+        yield Gateway(config, Accounts(config, store), catalogue, prices, origins, asker, ledger, bodies)
 
 
 def code_of(answer: Permit | Answer) -> str:
@@ -148,6 +150,7 @@ async def test_a_slow_body_has_an_end(
     begun_s = trio.current_time()
     answer = await gateway.admit(make_call(Body(*steps)))
     assert code_of(answer) == "request_timeout"
+    assert b"server.body_min_rate_bytes_s" in answer.body
     assert trio.current_time() - begun_s == pytest.approx(after_s, abs=0.1)
     assert books.only().outcome.http_status == 408
 
@@ -187,6 +190,16 @@ async def test_heads_that_are_refused(
     answer = await gateway.admit(make_call(json_body(GOOD), header))
     assert isinstance(answer, Answer)
     assert (code_of(answer), answer.status) == (code, status)
+
+
+async def test_two_providers_wanted_at_once(autojump_clock: MockClock, gateway: Gateway):
+    """X-Provider twice is refused when the two differ, whichever comes first; said twice alike it is one wish."""
+    demo, other = (b"x-provider", b"demo"), (b"x-provider", b"nobody")
+    for pair in ((demo, other), (other, demo)):
+        answer = await gateway.admit(make_call(json_body(GOOD), *pair))
+        assert isinstance(answer, Answer)
+        assert (code_of(answer), answer.status) == ("provider_conflict", 400)
+    assert isinstance(await gateway.admit(make_call(json_body(GOOD), demo, demo)), Permit)
 
 
 async def test_a_whole_answer_is_settled_once(autojump_clock: MockClock, gateway: Gateway, books: Books):

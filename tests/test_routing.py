@@ -83,6 +83,8 @@ def test_several_owners_are_listed() -> None:
         _catalogue().route("shared", None, CHAT)
     assert "own/shared, other/shared" in caught.value.message
     assert caught.value.param == "model"
+    with pytest.raises(AmbiguousModel, match="own/shared, other/shared"):
+        _catalogue().find("shared")
 
 
 @pytest.mark.parametrize("model", ["nobody-has-this", "off/hidden", "hidden", "echo", "lorem", "demo/gpt-4o", "x/y/z"])
@@ -91,6 +93,25 @@ def test_unknown_models(model: str) -> None:
     with pytest.raises(UnknownModel) as caught:
         _catalogue().route(model, None, CHAT)
     assert (caught.value.status, caught.value.param) == (404, "model")
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        ("off/hidden", "provider off is not enabled (set providers.off.enabled)"),
+        ("nvidia/x", "provider nvidia is not enabled (give it an api_key)"),
+        ("vllm/x", "provider vllm is not enabled (set providers.vllm.enabled)"),
+        ("openai-compatible/x", None),
+        ("vllm", None),
+        ("nobody/x", None),
+    ],
+)
+def test_a_provider_that_is_not_enabled(model: str, remedy: str | None) -> None:
+    """Who names a provider that is only not enabled is told so, and how it is enabled; other names get no such hint."""
+    with pytest.raises(UnknownModel) as caught:
+        _catalogue().route(model, None, CHAT)
+    assert (remedy or "") in caught.value.message
+    assert ("not enabled" in caught.value.message) == (remedy is not None)
 
 
 @pytest.mark.parametrize("model", ["", "x" * 513, "a\nb", "a\x00", "openai/"])
@@ -117,8 +138,9 @@ def test_x_provider_contradictions() -> None:
     for model in ("openai/gpt-4o", "fast"):
         with pytest.raises(ProviderConflict):
             catalogue.route(model, "anthropic", CHAT)
-    with pytest.raises(BadRequest, match="X-Provider"):
+    with pytest.raises(BadRequest, match="X-Provider") as caught:
         catalogue.route("gpt-4o", "off", CHAT)
+    assert caught.value.param == "x-provider"
 
 
 def test_auto_in_list_order() -> None:
@@ -228,7 +250,7 @@ def test_finding_a_card() -> None:
     catalogue = _catalogue(aliases={"fast": "groq/openai/gpt-oss-20b"})
     for name in ("groq/openai/gpt-oss-20b", "fast", "openai/gpt-4o", "gpt-4o", "demo/echo"):
         assert catalogue.find(name) is not None
-    for name in ("openai/never-heard-of", "shared", "echo", "auto", "", "off/hidden", "openai/"):
+    for name in ("openai/never-heard-of", "echo", "auto", "", "off/hidden", "openai/"):
         assert catalogue.find(name) is None
 
 

@@ -164,7 +164,7 @@ class UnknownModel(NotFound):
 
 
 class NoTargets(NotFound):
-    """`auto` was asked for and no target is configured or healthy."""
+    """`auto` was asked for and has no target. (Targets that are all unwell are CircuitOpen.)"""
 
     code = "no_auto_targets"
 

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from securellm.accounts.snapshot import Accounts
+from securellm.audit.bodies import BodyRecorder
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, Outcome, Receipt, Settlement, Status
 from securellm.config import Config
 from securellm.errors import (
@@ -27,6 +28,7 @@ from securellm.errors import (
     InvalidKey,
     LoopDetected,
     PayloadTooLarge,
+    ProviderConflict,
     SecureLLMError,
     ShuttingDown,
     SlowBody,
@@ -72,6 +74,7 @@ class Gateway:
         origins: Origins,
         asker: Asker,
         ledger: Ledger,
+        bodies: BodyRecorder,
     ) -> None:
         self._config = config
         self._accounts = accounts
@@ -80,6 +83,7 @@ class Gateway:
         self._origins = origins
         self._asker = asker
         self._ledger = ledger
+        self._bodies = bodies
         self._in_flight = InFlightBytes(config.server.max_in_flight_bytes)
         self._open: dict[str, Permit] = {}
         self._stopping = False
@@ -120,6 +124,7 @@ class Gateway:
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
         try:
+            _check_hop(call)
             caller = self.authenticate(call.headers, call.client_ip)
             page = self._ledger.open_page()
         except SecureLLMError as error:
@@ -133,6 +138,7 @@ class Gateway:
             body = await self._read_body(call, charge)
             peeked = await _peek(call.endpoint, body)
             route = self._route(call, peeked)
+            bodies = await self._bodies.open(call.endpoint, body)
         except SecureLLMError as error:
             charge.release()
             return await self._refuse(call, error, caller, peeked, page)
@@ -142,7 +148,7 @@ class Gateway:
             raise
         page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
         deadline_s = call.started_s + self._config.timeouts.total_s
-        permit = Permit(call, caller, peeked, body, route, charge, page, deadline_s)
+        permit = Permit(call, caller, peeked, body, route, charge, page, bodies, deadline_s)
         self._open[call.request_id] = permit
         return permit
 
@@ -156,10 +162,16 @@ class Gateway:
                 return asked
             reply = asked
         permit.bytes_out += len(reply.body)
+        permit.bodies.answered(reply.body)
+        answer = Answer(reply.status, reply.headers, reply.body)
+        try:
+            await permit.bodies.seal(permit.request_id)
+        except AuditUnavailable as error:
+            answer = _refusal(permit.call, error)
         receipt = self.settle(permit, reply.outcome)
         if reply.outcome.error_code == AuditUnavailable.code:
             receipt = KEPT  # it says that nothing can be recorded: waiting for its own record would be for nothing
-        return await self._durable(permit.call, Answer(reply.status, reply.headers, reply.body), receipt)
+        return await self._durable(permit.call, answer, receipt)
 
     async def finish(self, permit: Permit, upstream: Upstream, pulled: Pulled) -> Pulled:
         """Settle a stream of which the last piece was pulled, and wait; returns what may be sent now.
@@ -167,8 +179,10 @@ class Gateway:
         An outcome that is not durable in time ends the stream in an error event in place of the provider's last one.
         """
         try:
+            await permit.bodies.seal(permit.request_id)
             await self.settle(permit, upstream.outcome).durable()
         except AuditUnavailable as error:
+            self.settle(permit, upstream.outcome)
             return pulled._replace(held=upstream.unrecorded(error), abort=True)
         return pulled
 
@@ -179,7 +193,9 @@ class Gateway:
         permit.close_attempt(outcome.error_code if outcome.status is not Status.CANCELLED else "cancelled")
         permit.release()
         self._open.pop(permit.request_id, None)
-        permit.receipt = self._ledger.settle(permit.page, settlement_of(permit, outcome, self._config.epoch))
+        permit.receipt = self._ledger.settle(
+            permit.page, settlement_of(permit, outcome, self._config.epoch), permit.bodies.hashes
+        )
         return permit.receipt
 
     @property
@@ -216,7 +232,8 @@ class Gateway:
             with trio.CancelScope(deadline=deadline_s) as scope:
                 piece = await call.body.receive()
             if scope.cancelled_caught:
-                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes")
+                limits = "server.body_idle_timeout_s, server.body_min_rate_bytes_s"
+                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes ({limits})")
             if not piece:
                 return body.getvalue()
             size_bytes += len(piece)
@@ -291,13 +308,22 @@ def _refusal(call: Call, error: SecureLLMError) -> Answer:
     return Answer(error.status, headers, encode_error(call.endpoint.dialect, error, call.request_id))
 
 
+def _check_hop(call: Call) -> None:
+    """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal."""
+    if call.header(b"x-securellm-hop") is not None:
+        raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
+
+
 def _check_head(call: Call) -> None:
     check_headers(call.headers)
-    for name, _ in call.headers:
-        if name == b"x-securellm-hop":
-            raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
+    wanted: set[bytes] = set()
+    for name, value in call.headers:
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
+        if name == b"x-provider":
+            wanted.add(value.strip())
+    if len(wanted) > 1:
+        raise ProviderConflict("x-provider: got several that differ, expected one", param="x-provider")
 
 
 async def _peek(endpoint: Endpoint, body: bytes) -> Peeked:

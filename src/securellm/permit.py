@@ -6,6 +6,7 @@ and only the task that serves the request changes it; `interrupt` may be called 
 
 import trio
 
+from securellm.audit.bodies import Bodies
 from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
 from securellm.errors import SecureLLMError
 from securellm.ledger import Page
@@ -54,6 +55,7 @@ class Permit:
         route: Route,
         charge: Charge,
         page: Page,
+        bodies: Bodies,
         deadline_s: float,
     ) -> None:
         self.call = call
@@ -62,6 +64,7 @@ class Permit:
         self.body = body
         self.route = route
         self.page = page
+        self.bodies = bodies
         self.deadline_s = deadline_s
         self.attempts: list[Attempt] = []
         for passed in route.passed_over:

@@ -22,7 +22,7 @@ from securellm.providers.models import (
     list_openai,
     parse_models,
 )
-from securellm.providers.registry import providers_with
+from securellm.providers.registry import ADAPTERS, GENERIC_KIND, providers_with
 
 __all__ = [
     "Catalogue",
@@ -82,6 +82,7 @@ class Catalogue:
         self._aliases = config.aliases
         self._auto = config.auto.targets
         self._settings = config.models
+        self._declared_names = frozenset(config.providers)
         by_kind: dict[str, list[ModelCard]] = {}
         for card in shipped:
             by_kind.setdefault(card.provider, []).append(card)
@@ -106,13 +107,18 @@ class Catalogue:
         return [card for cards in self._cards.values() for card in cards.values()]
 
     def find(self, model_id: str) -> ModelCard | None:
-        """The card of `<provider>/<model>`, of an alias or of a bare name with one owner; None when unknown."""
+        """The card of `<provider>/<model>`, of an alias or of a bare name with one owner; None when unknown.
+
+        Raises AmbiguousModel.
+        """
         name = self._aliases.get(model_id, model_id)
         prefix, slash, rest = name.partition("/")
         if slash and prefix in self._providers:
             return self.card(prefix, rest)
         owners = self._owners(name)
-        return self.card(owners[0], name) if len(owners) == 1 else None
+        if len(owners) > 1:
+            raise _ambiguous(name, owners)
+        return self.card(owners[0], name) if owners else None
 
     def card(self, provider: str, model: str) -> ModelCard | None:
         """What is known of a provider's model; None when nothing is."""
@@ -163,7 +169,8 @@ class Catalogue:
         if x_provider is not None:
             wanted = x_provider.strip()
             if wanted not in self._providers:
-                raise BadRequest(f"X-Provider names no configured provider; {self._known_providers()}")
+                known = self._known_providers()
+                raise BadRequest(f"X-Provider names no configured provider; {known}", param="x-provider")
             if prefixed and prefix != wanted:
                 raise ProviderConflict(f"X-Provider says {wanted}, the model says {prefix}", param="model")
             if not prefixed:
@@ -172,10 +179,10 @@ class Catalogue:
             return self._named(prefix, rest)
         owners = self._owners(name)
         if len(owners) > 1:
-            listed = _list([f"{owner}/{name}" for owner in owners])
-            raise AmbiguousModel(f"model {name} is owned by several providers: {listed}", param="model")
+            raise _ambiguous(name, owners)
         if not owners:
-            raise UnknownModel(f"no provider owns model {name}; {self._known_providers()}", param="model")
+            why = self._not_enabled(prefix) if slash else ""
+            raise UnknownModel(f"no provider owns model {name}{why}; {self._known_providers()}", param="model")
         return Target(self._providers[owners[0]], name)
 
     def _named(self, provider: str, model: str) -> Target:
@@ -223,6 +230,15 @@ class Catalogue:
         there = f"providers that have it: {_list(having)}" if having else "no configured provider has it"
         return UnsupportedEndpoint(f"{who} {endpoint.value}; {there}", param="model")
 
+    def _not_enabled(self, name: str) -> str:
+        """What to do about a provider that could be asked and is not enabled; "" for any other name."""
+        adapter = ADAPTERS.get(name) if name != GENERIC_KIND else None
+        if adapter is None and name not in self._declared_names:
+            return ""
+        wants_key = adapter is not None and adapter.needs_key and name not in self._declared_names
+        remedy = "give it an api_key" if wants_key else f"set providers.{name}.enabled"
+        return f": provider {name} is not enabled ({remedy})"
+
     def _known_providers(self) -> str:
         known = _list([f"{name}/" for name in self._providers])
         return f"configured providers: {known}" if known else "no provider is configured"
@@ -255,6 +271,11 @@ class Catalogue:
                 max_output = setting.max_output or max_output
                 free = setting.free or free
         return msgspec.structs.replace(card, context=context, max_output=max_output, free=free)
+
+
+def _ambiguous(name: str, owners: list[str]) -> AmbiguousModel:
+    listed = _list([f"{owner}/{name}" for owner in owners])
+    return AmbiguousModel(f"model {name} is owned by several providers: {listed}", param="model")
 
 
 def _list(names: list[str]) -> str:

@@ -14,6 +14,9 @@ from securellm import __version__
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import open_store
 from securellm.announcer import Announcer
+from securellm.audit.bodies import BodyRecorder
+from securellm.audit.content import open_content_store
+from securellm.audit.index import AuditIndex
 from securellm.audit.opening import open_audit, unix_us
 from securellm.config import Config
 from securellm.discovery import Discovery, SyncResult
@@ -83,7 +86,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
     """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
     providers = describe_providers(config)
     catalogue = Catalogue(config, providers, load_shipped())
-    clients = UpstreamClients()
+    clients = UpstreamClients(providers)
     origins = Origins()
     metrics = Metrics()
     prices = await trio.to_thread.run_sync(_bring_into_force, config)
@@ -95,7 +98,8 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
         accounts = Accounts(config, store)
         await accounts.refresh()
         asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
-        gateway = Gateway(config, accounts, catalogue, prices, origins, asker, ledger)
+        bodies = BodyRecorder(config.audit, open_content_store(config))
+        gateway = Gateway(config, accounts, catalogue, prices, origins, asker, ledger, bodies)
         announcer = Announcer(store, ledger)
         discovery = Discovery(providers, catalogue, clients, store, connect_s=config.timeouts.connect_s)
         await discovery.recall()
@@ -104,6 +108,8 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(accounts.keep_fresh)
                 nursery.start_soon(announcer.keep_telling)
+                if audit is not None:
+                    nursery.start_soon(AuditIndex(config.log_dir, config.database.path).keep_filled)
                 await body(runtime)
                 nursery.cancel_scope.cancel()
         finally:

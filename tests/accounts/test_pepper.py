@@ -58,5 +58,5 @@ def test_a_short_pepper_is_none(tmp_path: Path) -> None:
 def test_a_place_that_is_no_directory(tmp_path: Path) -> None:
     """What the system refuses is told as an outage of the store."""
     (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailable, match="cannot be read or made"):
+    with pytest.raises(StoreUnavailable, match=r"cannot be read or made: .*STATE_DIRECTORY"):
         load_pepper(Config(state_dir=tmp_path / "file"))

@@ -197,9 +197,11 @@ def test_another_file_in_its_place_is_read(tmp_path: Path) -> None:
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    """A state directory that is a file is an outage."""
+    """A state directory that is a file is an outage, told with the settings that name another place."""
     (tmp_path / "state").touch()
-    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+    with pytest.raises(
+        StoreUnavailable, match=r"cannot be opened: .*state_dir or STATE_DIRECTORY \(or database\.url\)"
+    ):
         _read(_config(tmp_path))
 
 

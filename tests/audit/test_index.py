@@ -9,9 +9,16 @@ import trio
 
 from rig.audit_days import Slot, pair, raw, record
 from rig.waiting import until_true
+from securellm.accounts.audit_logs import COLUMNS
 from securellm.audit.filters import Filters
 from securellm.audit.index import BATCH_LINES, AuditIndex
+from securellm.audit.rows import ROW_COLUMNS
 from securellm.errors import StoreUnavailable
+
+
+def test_the_columns_are_those_of_the_table() -> None:
+    """What is parsed of a line has the table's order, so that values go to the driver as they are."""
+    assert ROW_COLUMNS == COLUMNS
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from rig.tampering import (
 )
 from securellm.audit import verify
 from securellm.audit.checkpoints import Checkpointer, encode_text, parse_tail, parse_text
+from securellm.audit.keeping import Keeper
 from securellm.audit.keys import SigningKey
 from securellm.audit.note import parse_note
 from securellm.audit.record import hash_line
@@ -249,14 +250,24 @@ def test_without_any_checkpoint_nothing_is_signed(tmp_path: Path) -> None:
     assert "nothing in this slot is signed" in _verify(tmp_path).problems[0].what
 
 
-def test_the_last_checkpoint_of_a_closed_log_is_missed(tmp_path: Path) -> None:
-    """A log that ends with `writer_stopped` is signed to its end."""
-    build_log(tmp_path)
+@pytest.mark.parametrize("action", ["writer_stopped", "slot_sealed"])
+def test_the_last_checkpoint_of_a_closed_log_is_missed(tmp_path: Path, action: str) -> None:
+    """A log that was closed is signed to its end."""
+    builder = LogBuilder(tmp_path)
+    for day in range(3):
+        if day:
+            builder.midnight()
+        for number in range(4):
+            builder.request(number)
+            builder.checkpoint()
+    builder.event("config_loaded")
+    builder.event(action)
+    builder.checkpoint("close")
     path, notes = _notes(tmp_path, DAY3)
     path.write_bytes(b"".join(notes[:-1]))
     report = _verify(tmp_path)
     assert "a log that was closed is signed to its end" in report.problems[0].what
-    assert _first(report) == (f"{DAY3}.log", 9, 26)
+    assert _first(report) == (f"{DAY3}.log", 10, 26)
 
 
 def test_the_last_checkpoints_of_a_busy_log_are_missed(tmp_path: Path) -> None:
@@ -491,6 +502,23 @@ def test_an_unsigned_event_explains_nothing(tmp_path: Path) -> None:
     _pruned(tmp_path, signed=False)
     report = _verify(tmp_path)
     assert _first(report) == (f"{DAY2}.log", 1, 1)
+
+
+def test_what_our_own_tools_leave_is_good(tmp_path: Path) -> None:
+    """After a crash with a torn line and an open request: sealed weeks later, then pruned."""
+    builder = build_log(tmp_path, days=5)
+    builder.record("request_received", request_id="open")
+    with builder.log.open("ab") as file:
+        file.write(b'{"v":1,')
+    assert _verify(tmp_path).open_requests == 1
+    keeper = Keeper(tmp_path, KEY, now_us=lambda: START_US + 50 * DAY_US, longest_request_s=600)
+    assert keeper.seal(1).interrupted == 1
+    report = _verify(tmp_path, every=True)
+    assert (report.problems, report.open_requests, report.slots[0].torn) == ([], 0, {})
+    assert keeper.prune(1, 48).days == 2
+    report = _verify(tmp_path, every=True)
+    assert report.problems == []
+    assert report.slots[0].files[0] == f"{DAY3}.log"
 
 
 def test_pruning_that_was_interrupted_is_fine(tmp_path: Path) -> None:

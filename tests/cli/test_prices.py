@@ -11,6 +11,7 @@ from securellm.cli.group import cli
 from securellm.pricing.importing import encode_price_file
 from securellm.pricing.price import Listed, Price, Section
 
+ROOT = Path(__file__).parent.parent.parent
 BOX = '[providers.box]\nkind = "openai-compatible"\nbase_url = "http://10.0.0.5:8000/v1"\n'
 GROQ = '[providers.groq]\napi_key = "env:GROQ_API_KEY"\n'
 PRICED = '[models."box/*"]\ninput_usd_per_mtok = 1.5\noutput_usd_per_mtok = 2\n'
@@ -59,6 +60,18 @@ def test_a_providers_own_models_are_checked(tmp_path: Path) -> None:
     assert _run(tmp_path, listed + PRICED, "prices", "check").exit_code == 0
     one = _run(tmp_path, BOX + 'models = ["a"]\n', "prices", "check")
     assert "the configuration names a model without a price:" in one.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/configuration.md", "docs/prices.md"])
+def test_the_examples_of_the_pages_are_fine(tmp_path: Path, page: str) -> None:
+    """A configuration that a page shows passes the check, its prices included."""
+    text = (ROOT / page).read_text().partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "anthropic-key").write_text("sk-ant-x")
+    path = tmp_path / "config.toml"
+    path.write_text(text if "[providers" in text else text + BOX.replace("box", "my-box") + "[providers.openai]\n")
+    environ = {"OPENAI_API_KEY": "sk-x", "ANTHROPIC_API_KEY": "sk-ant-x", "STATE_DIRECTORY": str(tmp_path / "state")}
+    done = CliRunner().invoke(cli, ["check-config", "--config", str(path)], env=environ)
+    assert (done.exit_code, done.stderr) == (0, "")
 
 
 def test_the_list_is_that_of_the_enabled_providers(tmp_path: Path) -> None:

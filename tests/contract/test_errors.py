@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from rig import doors, script, speech
-from rig.pairs import PAIRS, Pair
+from rig.pairs import PAIRS, STREAMED, Pair
 from securellm.chat import Status
 
 _STATUSES = (400, 402, 404, 408, 413, 422, 429, 500, 502, 503, 504, 529)
@@ -17,12 +17,13 @@ def _settings(pair: Pair) -> dict[str, object]:
     return {"providers": {pair.provider: _NEVER_OPEN}}
 
 
-@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
+@pytest.mark.parametrize(
+    ("pair", "stream"),
+    [*((pair, False) for pair in PAIRS), *((pair, True) for pair in STREAMED)],
+    ids=lambda value: {False: "whole", True: "stream"}[value] if isinstance(value, bool) else str(value),
+)
 async def test_provider_errors(serving, provider, pair: Pair, stream: bool):
     """A provider's error keeps its status and Retry-After; its body is unchanged, or translated across dialects."""
-    if stream and pair.speech.events is None:
-        stream = False  # the door has no streams: the same case again, with another gateway
     with trio.fail_after(20):
         gateway = await serving({pair.provider: provider}, **_settings(pair))
         for count, status in enumerate(_STATUSES, start=1):
@@ -47,32 +48,33 @@ async def test_provider_errors(serving, provider, pair: Pair, stream: bool):
         assert len(provider.asked) == len(_STATUSES) == len(gateway.settlements)
 
 
-@pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
-async def test_our_own_key_refused(gateway, provider, pair: Pair, status: int):
+async def test_our_own_key_refused(gateway, provider, pair: Pair):
     """A provider's 401 or 403 is about the operator's key: 502 `upstream_auth`, and nothing of its text."""
-    provider.enqueue(*script.answer(status, pair.speech.error(status, "bad key sk-secret")))
     with trio.fail_after(10):
-        response = await gateway.ask(pair.door, pair.door.body(pair.model))
-        assert response.status == 502, response
-        error = pair.door.error_of(response)
-        if pair.door.dialect != "anthropic":
-            assert error["code"] == "upstream_auth"
-        assert b"sk-secret" not in response.body
-        settlement = await gateway.only_settlement()
-        assert settlement.outcome.error_code == "upstream_auth"
-        assert settlement.outcome.status is Status.FAILED
+        for count, status in enumerate((401, 403), start=1):
+            provider.enqueue(*script.answer(status, pair.speech.error(status, "bad key sk-secret")))
+            response = await gateway.ask(pair.door, pair.door.body(pair.model))
+            assert response.status == 502, response
+            error = pair.door.error_of(response)
+            if pair.door.dialect != "anthropic":
+                assert error["code"] == "upstream_auth"
+            assert b"sk-secret" not in response.body
+            settlement = await gateway.settled(count)
+            assert settlement.outcome.error_code == "upstream_auth"
+            assert settlement.outcome.status is Status.FAILED
 
 
-@pytest.mark.parametrize("body", [b"", b"null", b"<html>oops</html>", b"\xff\xfe", b'{"error":', b"[]", b'{"error":7}'])
 @pytest.mark.parametrize("pair", [pair for pair in PAIRS if not pair.same_dialect], ids=str)
-async def test_errors_of_no_known_shape(gateway, provider, pair: Pair, body: bytes):
+async def test_errors_of_no_known_shape(serving, provider, pair: Pair):
     """An error body that cannot be understood still gives the status, in the caller's envelope."""
-    provider.enqueue(*script.answer(500, body))
     with trio.fail_after(10):
-        response = await gateway.ask(pair.door, pair.door.body(pair.model))
-        assert response.status == 500
-        pair.door.error_of(response)
+        gateway = await serving({pair.provider: provider}, **_settings(pair))
+        for body in (b"", b"null", b"<html>oops</html>", b"\xff\xfe", b'{"error":', b"[]", b'{"error":7}'):
+            provider.enqueue(*script.answer(500, body))
+            response = await gateway.ask(pair.door, pair.door.body(pair.model))
+            assert response.status == 500, body
+            pair.door.error_of(response)
 
 
 @pytest.mark.parametrize("pair", PAIRS, ids=str)
@@ -119,6 +121,17 @@ async def test_refusals_of_our_own(gateway, provider, door):
                 assert response.json()["request_id"] == response.header("x-request-id") == response.header("request-id")
             else:
                 assert error["type"] == kind, (name, error)
+        assert provider.asked == []
+
+
+async def test_a_gateway_behind_a_gateway(serving, provider):
+    """What one gateway sends to another is told as a loop, also where the second would not take the first one's key."""
+    with trio.fail_after(20):
+        second = await serving({"openai": provider})
+        first = await serving({"openai": second.base_url})
+        response = await first.ask(doors.CHAT, doors.CHAT.body("openai/m1"))
+        assert response.status == 508, response
+        assert doors.CHAT.error_of(response)["code"] == "loop_detected"
         assert provider.asked == []
 
 

@@ -133,6 +133,20 @@ async def test_timeout_secs_caps_one_attempt(serving, provider):
         await _assert_asked_once_and_closed(provider)
 
 
+@pytest.mark.parametrize(
+    ("capped", "named"), [({"timeout_secs": _LIMIT_S}, "timeout_secs"), ({}, "timeouts.total_s")], ids=["cap", "total"]
+)
+async def test_the_timer_that_ended_a_stream_is_named(serving, provider, capped, named):
+    """The last event of a stream that ran out of time names the setting that set it, and no other."""
+    opening = [script.chunk(event) for event in speech.CHAT.events(("a", "b"))[:2]]
+    provider.default = [script.stream_head(), *opening, script.never()]
+    with trio.fail_after(15):
+        gateway = await serving({"openai": provider}, timeouts={"total_s": 2 * _LIMIT_S}, providers={"openai": capped})
+        response = await gateway.ask(doors.CHAT, doors.CHAT.body("openai/m1", stream=True))
+        message = doors.CHAT.error_event_of(response.body)["message"]
+        assert [name for name in ("timeout_secs", "timeouts.total_s") if name in message] == [named]
+
+
 async def test_silence_below_the_limits_is_no_timeout(serving, provider):
     """Waits under each of the limits, together longer than any one of them, do not end a stream."""
     events = speech.CHAT.events(("a", "b", "c"))[1:]  # without the opening, which says nothing yet

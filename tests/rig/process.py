@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import trio
@@ -61,8 +61,13 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def open_process(folder: Path, environ: Mapping[str, str], *arguments: str) -> AsyncIterator[Process]:
-    """Start `securellm serve` on a free port; it is killed at the end if it still runs."""
+async def open_process(
+    folder: Path, environ: Mapping[str, str], *arguments: str, wrapper: Sequence[str] = (), awaits: str = "/readyz"
+) -> AsyncIterator[Process]:
+    """Start `securellm serve` on a free port; it is killed at the end if it still runs.
+
+    `wrapper` is a command that becomes its last arguments; `awaits` what must answer 200 before the block begins.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     base = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME", "LANG")}
@@ -70,7 +75,7 @@ async def open_process(folder: Path, environ: Mapping[str, str], *arguments: str
     if "PYTHONPATH" not in base:
         base["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / "src")
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "securellm", "serve", "--port", str(port), *arguments],
+        [*wrapper, sys.executable, "-m", "securellm", "serve", "--port", str(port), *arguments],
         env={**base, **state, **environ},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -83,7 +88,7 @@ async def open_process(folder: Path, environ: Mapping[str, str], *arguments: str
             nursery.start_soon(running._read_stdout)
             nursery.start_soon(running._read_stderr)
             with trio.fail_after(_STARTED_S):
-                await _answering(running)
+                await _answering(running, awaits)
             yield running
             if process.returncode is None:
                 process.terminate()
@@ -96,7 +101,7 @@ async def open_process(folder: Path, environ: Mapping[str, str], *arguments: str
                 await process.wait()
 
 
-async def _answering(running: Process) -> None:
+async def _answering(running: Process, target: str) -> None:
     while running.process.returncode is None:
         try:
             stream = await trio.open_tcp_stream("127.0.0.1", running.port)
@@ -104,7 +109,7 @@ async def _answering(running: Process) -> None:
             await trio.sleep(0.05)  # the port is not bound yet, and nothing tells when it is
             continue
         async with stream:
-            await stream.send_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            await stream.send_all(f"GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
             answer = b""
             async for data in stream:
                 answer += data

@@ -158,35 +158,41 @@ async def test_count_tokens(client, provider):
     assert provider.asked[0].path == "/v1/messages/count_tokens"
 
 
-@pytest.mark.parametrize(
-    ("status", "raised"),
-    [
-        (400, anthropic.BadRequestError),
-        (404, anthropic.NotFoundError),
-        (413, anthropic.RequestTooLargeError),
-        (422, anthropic.UnprocessableEntityError),
-        (429, anthropic.RateLimitError),
-        (500, anthropic.InternalServerError),
-        (529, anthropic.OverloadedError),
-        (401, anthropic.InternalServerError),  # the operator's key, so not the caller's AuthenticationError
-    ],
+_RAISED = (
+    (400, anthropic.BadRequestError),
+    (404, anthropic.NotFoundError),
+    (413, anthropic.RequestTooLargeError),
+    (422, anthropic.UnprocessableEntityError),
+    (429, anthropic.RateLimitError),
+    (500, anthropic.InternalServerError),
+    (529, anthropic.OverloadedError),
+    (401, anthropic.InternalServerError),  # the operator's key, so not the caller's AuthenticationError
 )
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("pair", _MESSAGE_PAIRS, ids=str)
-async def test_provider_errors_raise_the_right_class(client, provider, pair, status, raised):
+async def test_provider_errors_raise_the_right_class(serving, provider, pair, stream):
     """The class that the SDK raises for a provider's error is that of its status, in both modes."""
-    provider.default = script.answer(status, pair.speech.error(status, "scripted words"), {"retry-after": "3"})
+    calm = {"circuit_breaker": {"failure_threshold": 1000}}
+    gateway = await serving({pair.provider: provider}, providers={pair.provider: calm})
+    for status, _ in _RAISED:
+        provider.enqueue(*script.answer(status, pair.speech.error(status, "scripted words"), {"retry-after": "3"}))
 
-    def ask(stream: bool) -> anthropic.APIStatusError:
-        with pytest.raises(raised) as caught:
-            client.messages.create(model=pair.model, max_tokens=50, messages=_TURN, stream=stream)
-        return caught.value
+    def ask() -> None:
+        with anthropic.Anthropic(base_url=gateway.base_url, api_key=gateway.key, max_retries=0) as client:
+            for status, raised in _RAISED:
+                with pytest.raises(raised) as caught:
+                    client.messages.create(model=pair.model, max_tokens=50, messages=_TURN, stream=stream)
+                check(status, caught.value)
 
-    for stream in (False, True):
-        error = await in_thread(lambda stream=stream: ask(stream))
+    def check(status: int, error: anthropic.APIStatusError) -> None:
         assert error.request_id is not None
         if status != 401:
             assert "scripted words" in str(error.body)
             assert error.response.headers["retry-after"] == "3"
+
+    await in_thread(ask)
 
 
 async def test_our_own_errors_raise_the_right_class(gateway, client, provider):

@@ -115,34 +115,40 @@ async def test_vision(client, provider, pair):
         assert message["content"] == parts
 
 
-@pytest.mark.parametrize(
-    ("status", "raised"),
-    [
-        (400, openai.BadRequestError),
-        (404, openai.NotFoundError),
-        (409, openai.ConflictError),
-        (422, openai.UnprocessableEntityError),
-        (429, openai.RateLimitError),
-        (500, openai.InternalServerError),
-        (503, openai.InternalServerError),
-        (401, openai.InternalServerError),  # the operator's key, so not the caller's AuthenticationError
-    ],
+_RAISED = (
+    (400, openai.BadRequestError),
+    (404, openai.NotFoundError),
+    (409, openai.ConflictError),
+    (422, openai.UnprocessableEntityError),
+    (429, openai.RateLimitError),
+    (500, openai.InternalServerError),
+    (503, openai.InternalServerError),
+    (401, openai.InternalServerError),  # the operator's key, so not the caller's AuthenticationError
 )
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("pair", _CHAT_PAIRS, ids=str)
-async def test_provider_errors_raise_the_right_class(client, provider, pair, status, raised):
+async def test_provider_errors_raise_the_right_class(serving, provider, pair, stream):
     """The class that the SDK raises for a provider's error is that of its status, in both modes."""
-    provider.default = script.answer(status, pair.speech.error(status, "scripted words"), {"retry-after": "3"})
+    calm = {"circuit_breaker": {"failure_threshold": 1000}}
+    gateway = await serving({pair.provider: provider}, providers={pair.provider: calm})
+    for status, _ in _RAISED:
+        provider.enqueue(*script.answer(status, pair.speech.error(status, "scripted words"), {"retry-after": "3"}))
 
-    def ask(stream: bool) -> openai.APIStatusError:
-        with pytest.raises(raised) as caught:
-            client.chat.completions.create(model=pair.model, messages=_MESSAGES, stream=stream)
-        return caught.value
+    def ask() -> None:
+        with openai.OpenAI(base_url=f"{gateway.base_url}/v1", api_key=gateway.key, max_retries=0) as client:
+            for status, raised in _RAISED:
+                with pytest.raises(raised) as caught:
+                    client.chat.completions.create(model=pair.model, messages=_MESSAGES, stream=stream)
+                check(status, caught.value)
 
-    for stream in (False, True):
-        error = await in_thread(lambda stream=stream: ask(stream))
+    def check(status: int, error: openai.APIStatusError) -> None:
         if status != 401:
             assert "scripted words" in error.message
             assert error.response.headers["retry-after"] == "3"
+
+    await in_thread(ask)
 
 
 async def test_our_own_errors_raise_the_right_class(gateway, client, provider):

@@ -65,6 +65,7 @@ async def test_slow_head_is_answered_with_408() -> None:
                 nursery.cancel_scope.cancel()
             assert response.status == 408
             assert response.json()["error"]["code"] == "request_timeout"
+            assert "server.head_timeout_s" in response.json()["error"]["message"]
             assert response.header("connection") == "close"
             assert 0.2 < elapsed_s < 3
 
@@ -85,6 +86,7 @@ async def test_head_over_the_bound_is_431() -> None:
         async with open_edge(edge_config(max_head_bytes=2000)) as edge:
             response = await fetch(edge.url, "GET", "/", headers={"x-long": "a" * 2000})
             assert (response.status, response.json()["error"]["code"]) == (431, "head_too_large")
+            assert "server.max_head_bytes" in response.json()["error"]["message"]
             async with open_client(edge.url) as client:
                 await client.send(b"GET / HTTP/1.1\r\nx: " + b"a" * 3000)
                 assert (await client.read_response()).status == 431

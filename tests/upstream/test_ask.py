@@ -11,8 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from securellm.audit.bodies import Bodies, BodyRecorder
+from securellm.audit.content import Kept
 from securellm.chat import Attempt, Call, Caller, Endpoint, Headers, Status
-from securellm.config.tree import CircuitBreaker, Heartbeat, Timeouts
+from securellm.config.tree import Audit, CircuitBreaker, Heartbeat, Timeouts
 from securellm.config.tree import Provider as ProviderConfig
 from securellm.errors import ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
 from securellm.ids import new_request_id
@@ -35,6 +37,7 @@ PING = b": ping\n\n"
 WHOLE = b'{"id":"c1","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
 SSE: Headers = [(b"content-type", b"text/event-stream")]
 JSON: Headers = [(b"content-type", b"application/json")]
+NO_BODIES = Bodies(BodyRecorder(Audit(), None), "none", Kept("none"))
 SILENT = Heartbeat()
 TIMEOUTS = Timeouts(connect_s=5, first_token_s=120, idle_s=60, total_s=600)
 
@@ -107,7 +110,7 @@ def make_permit(*targets: Target, stream: bool = True, skipped: tuple[PassedOver
     route = Route(targets, "m", skipped)
     deadline_s = trio.current_time() + TIMEOUTS.total_s
     page = Page(None, "", lambda: 0)
-    return Permit(call, Caller(None, None), peek(Endpoint.CHAT, body), body, route, charge, page, deadline_s)
+    return Permit(call, Caller(None, None), peek(Endpoint.CHAT, body), body, route, charge, page, NO_BODIES, deadline_s)
 
 
 def make_asker(

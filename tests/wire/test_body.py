@@ -59,6 +59,10 @@ WRONG = [
     (Endpoint.CHAT, b'{"model":"m","max_completion_tokens":1e999}', "max_completion_tokens"),
     (Endpoint.RESPONSES, b'{"model":"m","max_output_tokens":[]}', "max_output_tokens"),
     (Endpoint.CHAT, b'{"model":"m","n":"2"}', "n"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m"}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":null}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":"[]"}', "messages"),
+    (Endpoint.COUNT_TOKENS, b'{"model":"m","messages":[ ]}', "messages"),
 ]
 
 DUPLICATES = [
@@ -157,7 +161,7 @@ def test_ordinary_headers_pass() -> None:
         (Endpoint.RESPONSES, {"stream": True, "max_output_tokens": 7, "max_tokens": 1}, (True, None, 7, 1)),
         (Endpoint.RESPONSES, {"stream_options": {"include_obfuscation": False}}, (False, None, None, 1)),
         (Endpoint.MESSAGES, {"stream": True, "max_tokens": 8}, (True, None, 8, 1)),
-        (Endpoint.COUNT_TOKENS, {"stream": True}, (False, None, None, 1)),
+        (Endpoint.COUNT_TOKENS, {"stream": True, "messages": [{}]}, (False, None, None, 1)),
         (Endpoint.EMBEDDINGS, {"stream": "whatever"}, (False, None, None, 1)),
     ],
 )
@@ -207,13 +211,19 @@ def test_a_splice_that_changes_nothing_is_the_same_object() -> None:
 
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+def _nested(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
+    return st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3)
+
+
 _values = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-(2**40), 2**40)
     | st.floats(allow_nan=False, allow_infinity=False)
     | _texts,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_texts, inner, max_size=3),
+    _nested,
     max_leaves=8,
 )
 _options = st.none() | st.dictionaries(st.sampled_from(["include_obfuscation", "x"]), _values, max_size=2).flatmap(

@@ -18,6 +18,7 @@ COLUMNS: tuple[str, ...] = tuple(column.name for column in AUDIT_LOGS.columns)
 DELETED_AT_ONCE = 5_000  # rows; other writers of the store wait for less than a tenth of a second
 
 Row = dict[str, Any]
+Values = tuple[Any, ...]  # of a row, in the order of COLUMNS
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -36,7 +37,7 @@ def read_positions(database: Database) -> dict[int, Position]:
         return {row.slot: Position(**row._mapping) for row in connection.execute(select(AUDIT_POSITIONS))}
 
 
-def add_rows(database: Database, rows: list[Row], before: Position | None, after: Position) -> bool:
+def add_rows(database: Database, rows: list[Values], before: Position | None, after: Position) -> bool:
     """Add the rows between two places; False, and nothing is done, when the slot is no longer at `before`.
 
     Raises StoreUnavailable.
@@ -46,7 +47,10 @@ def add_rows(database: Database, rows: list[Row], before: Position | None, after
             return False
         if rows:
             # A damaged log may have a sequence number twice; the first counts.
-            connection.execute(upsert(AUDIT_LOGS).on_conflict_do_nothing(), rows)
+            # The statement is compiled here and the values go to the driver as they are: SQLAlchemy's own way with
+            # many rows takes as long again as the store (measured: 110 to 45 µs a row), and a gateway runs beside it.
+            compiled = upsert(AUDIT_LOGS).on_conflict_do_nothing().compile(connection.engine)
+            connection.exec_driver_sql(str(compiled), rows)
         _put(connection, after)
     return True
 

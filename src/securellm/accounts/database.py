@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from securellm.accounts.keys import KeyRecord
-from securellm.accounts.pepper import make_state_dir
+from securellm.accounts.pepper import OTHER_PLACE, make_state_dir
 from securellm.accounts.schema import EVENTS, GENERATION, KEYS, META, METADATA, MODELS, REVISION, SCHEMA_VERSION
 from securellm.accounts.store import StoredModel, StoreEvent
 from securellm.chat import KeyId
@@ -134,7 +134,8 @@ def open_database(path: Path, now_s: int, *, synchronous: str = "FULL") -> Datab
         make_state_dir(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as exc:
-        raise StoreUnavailable(f"{path} cannot be opened: {exc.strerror or 'input/output error'}") from exc
+        reason = exc.strerror or "input/output error"
+        raise StoreUnavailable(f"{path} cannot be opened: {reason}; {OTHER_PLACE} (or database.url)") from exc
     database = Database(path, synchronous=synchronous)
     try:
         database.create_tables(now_s)

@@ -13,6 +13,7 @@ from securellm.config.tree import Config
 from securellm.errors import StoreUnavailable
 
 FILE_NAME = "pepper"
+OTHER_PLACE = "for another place set state_dir or STATE_DIRECTORY"  # what to do when ours cannot be used
 NEW_PEPPER_BYTES = 32  # written as 64 hex digits
 
 
@@ -29,7 +30,8 @@ def load_pepper(config: Config) -> bytes:
             raise StoreUnavailable(f"{path} can be read by others; make it private with chmod 600")
         return _checked(path.read_bytes().strip(), str(path))
     except OSError as exc:
-        raise StoreUnavailable(f"{path} cannot be read or made: {exc.strerror or 'input/output error'}") from exc
+        reason = exc.strerror or "input/output error"
+        raise StoreUnavailable(f"{path} cannot be read or made: {reason}; {OTHER_PLACE}") from exc
 
 
 def make_state_dir(path: Path) -> None:

@@ -100,9 +100,9 @@ AUDIT_LOGS = Table(
     Column("cache", String(8)),
     Column("upstream_request_id", String(512)),
     Column("content", String(16)),
-    Column("attempts", Integer),  # how many there were
     Column("action", String(32)),
     Column("count", BigInteger),
+    Column("attempts", Integer),  # how many there were
     Index("audit_logs_by_time", "timestamp"),
     Index("audit_logs_by_request", "request_id"),
     Index("audit_logs_by_user", "user_id", "timestamp"),

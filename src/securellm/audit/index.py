@@ -13,14 +13,15 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from securellm.audit.files import DayFile, list_logs, reason_of
 from securellm.audit.filters import Filters
-from securellm.audit.reading import Entry, list_slots, parse_entry
+from securellm.audit.reading import list_slots, parse_head
+from securellm.audit.rows import Values, parse_values
 from securellm.audit.record import MAX_LINE_BYTES, hash_line
 from securellm.errors import StoreUnavailable
 
@@ -34,15 +35,6 @@ BATCH_LINES = 1_000  # in one transaction; the store is locked for some ten mill
 BATCH_BYTES = 4 * 1024 * 1024
 INTERVAL_S = 2.0  # how far the index may be behind an idle gateway
 PAUSE_S = 0.02  # between batches, for whoever else writes the store
-LARGEST_INTEGER = 2**63 - 1
-
-_SHARED = (
-    *("slot", "seq", "timestamp", "event_type", "request_id", "client_request_id", "epoch", "user_id", "key_id"),
-    *("client_ip", "endpoint", "requested_model", "provider", "model", "attempt", "status", "http_status"),
-    *("error_code", "error_message", "prompt_tokens", "completion_tokens", "total_tokens", "usage_source"),
-    *("estimated_cost_usd", "cost_nusd", "price_table", "finish_reason", "duration_ms", "first_token_ms"),
-    *("bytes_in", "bytes_out", "cache", "upstream_request_id", "content", "action", "count"),
-)
 
 
 class IndexStatistics(msgspec.Struct, frozen=True):
@@ -182,8 +174,8 @@ class AuditIndex:
 
         if self._oldest.get(slot) == days[0].path.name:
             return False
-        first = _first_entry(days[0].path)
-        if first is not None and delete_before(database, slot, first.seq):
+        first_seq = _first_seq(days[0].path)
+        if first_seq is not None and delete_before(database, slot, first_seq):
             return True
         self._oldest[slot] = days[0].path.name
         return False
@@ -199,19 +191,19 @@ class AuditIndex:
             return False, 0
         if before is not None and day.path.name == before.file and not _still_holds(day.path, before):
             log.warning("the index reads %s again: the file was cut back", day.path.name)
-            first = _first_entry(day.path)
-            if first is not None:
-                move_back(database, before, Position(slot, day.path.name, 0, 0, ""), first.seq)
+            first_seq = _first_seq(day.path)
+            if first_seq is not None:
+                move_back(database, before, Position(slot, day.path.name, 0, 0, ""), first_seq)
             else:
                 move_back(database, before, None, 0)
             return True, 0
-        rows: list[Row] = []
+        rows: list[Values] = []
         line_offset, line, end = 0, b"", offset
         for line in _read_lines(day.path, offset):
             line_offset = end
             end += len(line) + 1
-            if (entry := parse_entry(line)) is not None and entry.slot == slot:
-                rows.append(row_of(entry))
+            if (values := parse_values(line)) is not None and values[0] == slot:
+                rows.append(values)
             if end - offset >= BATCH_BYTES or len(rows) >= BATCH_LINES:
                 break
         left_bytes = sum(one.path.stat().st_size for one in days if one >= day) - end
@@ -224,19 +216,6 @@ class AuditIndex:
         if add_rows(database, rows, before, after):
             self._rows += len(rows)
         return True, max(0, left_bytes)
-
-
-def row_of(entry: Entry) -> "Row":
-    """A record as a row of the table. Pure."""
-    row: dict[str, Any] = {name: _stored(getattr(entry, name)) for name in _SHARED}
-    row["stream"] = int(entry.stream) if entry.stream is not None else None
-    row["attempts"] = len(entry.attempts) if entry.attempts is not None else None
-    return row
-
-
-def _stored(value: object) -> object:
-    """SQLite's integers have 64 bits; what a provider reports may have more."""
-    return max(-LARGEST_INTEGER, min(LARGEST_INTEGER, value)) if isinstance(value, int) else value
 
 
 def _next_place(days: list[DayFile], before: "Position | None") -> tuple[DayFile | None, int]:
@@ -271,7 +250,8 @@ def _read_lines(path: Path, offset: int) -> Iterator[bytes]:
             yield raw[:-1]
 
 
-def _first_entry(path: Path) -> Entry | None:
+def _first_seq(path: Path) -> int | None:
     with path.open("rb") as file:
         raw = file.readline(MAX_LINE_BYTES + 1)
-    return parse_entry(raw[:-1]) if raw.endswith(b"\n") else None
+    head = parse_head(raw[:-1]) if raw.endswith(b"\n") else None
+    return head.seq if head is not None else None

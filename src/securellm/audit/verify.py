@@ -514,9 +514,10 @@ class _Chain:
             raise _bad(*place, "nothing in this slot is signed: its checkpoints are missing")
         since = max(slot.signed_time, slot.kept_time, self.started)  # what a start finds and adds is signed after it
         unsigned_s = _seconds(slot.last_time) - _seconds(since)
-        if slot.last_seq > signed_seq and (self.action == "writer_stopped" or unsigned_s > UNSIGNED_AT_MOST_S):
+        closed = self.action in ("writer_stopped", "slot_sealed")
+        if slot.last_seq > signed_seq and (closed or unsigned_s > UNSIGNED_AT_MOST_S):
             what = "checkpoints are missing: these records would have been signed long since"
-            if self.action == "writer_stopped":
+            if closed:
                 what = "the last checkpoints are missing: a log that was closed is signed to its end"
             raise _bad(*place, what, f"a checkpoint over seq {slot.last_seq}", f"the last covers seq {signed_seq}")
 

@@ -1,12 +1,10 @@
 """`securellm audit`: everything that reads, checks and keeps the audit log, whether the gateway runs or not."""
 
-from importlib.util import find_spec
-
 import click
 
 from securellm.cli.group import Command, LazyGroup
 
-_COMMANDS: dict[str, Command] = {
+AUDIT_COMMANDS: dict[str, Command] = {
     "query": Command("audit_query", "Find requests and events."),
     "show": Command("audit_show", "Show the whole story of one request."),
     "tail": Command("audit_tail", "Show the newest records, and follow."),
@@ -19,7 +17,6 @@ _COMMANDS: dict[str, Command] = {
     "prune": Command("audit_keep", "Delete what is older than the retention, now."),
     "erase": Command("audit_keep", "Delete the recorded bodies of a request; the chain stays."),
 }
-AUDIT_COMMANDS = {name: known for name, known in _COMMANDS.items() if find_spec(f"securellm.cli.{known.module}")}
 
 
 @click.group(cls=LazyGroup, known=AUDIT_COMMANDS)

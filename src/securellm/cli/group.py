@@ -32,6 +32,10 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+LATER = ("users", "budgets", "explain", "bench")
+# Commands of later versions, which are told apart from typing errors.
+
+
 class LazyGroup(click.Group):
     """A group that knows its commands by name and imports them one by one."""
 
@@ -57,6 +61,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but an unknown command comes with the nearest known one."""
         if args and args[0] not in self._known and not args[0].startswith("-"):
+            if args[0] in LATER:
+                raise click.UsageError(f"{args[0]} is not built in this version. securellm --help lists what is.", ctx)
             from difflib import get_close_matches  # not at the top: only a mistake needs it
 
             near = get_close_matches(args[0], self._known, n=1)

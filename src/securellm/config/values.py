@@ -142,7 +142,16 @@ def _reference(value: object) -> str:
 def _list(setting: Setting, value: object) -> tuple[str, ...]:
     if not isinstance(value, list):
         raise WrongValue(f"got {'a text' if isinstance(value, str) else shown(value)}, expected a list")
-    return tuple(_element(setting, element) for element in value)
+    good: list[str] = []
+    wrong: list[str] = []
+    for element in value:
+        try:
+            good.append(_element(setting, element))
+        except WrongValue as error:
+            wrong.append(str(error))
+    if wrong:
+        raise WrongValue("; ".join(dict.fromkeys(wrong)))
+    return tuple(good)
 
 
 def _element(setting: Setting, value: object) -> str:

@@ -87,7 +87,7 @@ ADAPTERS = (
         Endpoint.COMPLETIONS,
         Endpoint.EMBEDDINGS,
         Endpoint.RESPONSES,
-        quirks=Quirks(capabilities=Capabilities(max_completion_tokens=False, top_k=True)),
+        quirks=Quirks(capabilities=Capabilities(max_completion_tokens=False, top_k=True, reasoning_details=True)),
     ),
     # docs.vllm.ai/en/latest/serving/openai_compatible_server: all four on one server.
     _adapter(

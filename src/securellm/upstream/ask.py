@@ -235,6 +235,7 @@ class Asker:
                     origin=origin,
                     idle_s=self._timeouts.idle_s,
                     deadline_s=min(permit.deadline_s, cap_s),
+                    deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
                     heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
                 )
                 kept = True

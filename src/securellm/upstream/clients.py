@@ -1,4 +1,10 @@
-"""The upstream clients of all providers, made when first used: httpx for real ones, in-process for `demo`."""
+"""The upstream clients of all providers: httpx for real ones, in-process for `demo`.
+
+They are made at the start, because importing httpx and reading the system's certificates takes longer than some
+requests may.
+"""
+
+from collections.abc import Mapping
 
 from securellm.providers.base import Provider
 from securellm.upstream.client import Client, ClientStatistics
@@ -6,17 +12,14 @@ from securellm.upstream.demo_client import DemoClient
 
 
 class UpstreamClients:
-    """Whoever opens it calls `aclose`."""
+    """One client for each provider. Whoever opens it calls `aclose`."""
 
-    def __init__(self) -> None:
-        self._clients: dict[str, Client] = {}
+    def __init__(self, providers: Mapping[str, Provider]) -> None:
+        self._clients = {name: _open_client(provider) for name, provider in providers.items()}
 
     def client_of(self, provider: Provider) -> Client:
         """The one client for that provider."""
-        client = self._clients.get(provider.name)
-        if client is None:
-            client = self._clients[provider.name] = _open_client(provider)
-        return client
+        return self._clients[provider.name]
 
     async def aclose(self) -> None:
         """Close all of them."""
@@ -24,13 +27,13 @@ class UpstreamClients:
             await client.aclose()
 
     def statistics(self) -> list[ClientStatistics]:
-        """One entry for each provider that was asked."""
+        """One entry for each provider."""
         return [client.statistics() for client in self._clients.values()]
 
 
 def _open_client(provider: Provider) -> Client:
     if provider.is_demo:
         return DemoClient(provider)
-    from securellm.upstream.httpx_client import HttpxClient  # only when a real provider is asked: 100 ms of import
+    from securellm.upstream.httpx_client import HttpxClient  # where only `demo` serves, httpx is not needed
 
     return HttpxClient(provider)

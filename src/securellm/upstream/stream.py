@@ -59,6 +59,7 @@ class Upstream:
         origin: Origin,
         idle_s: float,
         deadline_s: float,
+        deadline_from: str,
         heartbeat_s: float = 0.0,
     ) -> None:
         self.status = status
@@ -71,6 +72,7 @@ class Upstream:
         self._origin = origin
         self._idle_s = idle_s
         self._deadline_s = deadline_s
+        self._deadline_from = deadline_from  # the setting that set it
         self._idle_deadline_s = trio.current_time() + idle_s
         self._heartbeat_s = heartbeat_s or math.inf
         self._pump = Pump(exchange) if heartbeat_s else None
@@ -156,7 +158,7 @@ class Upstream:
         if self._permit.interruption is not None:
             return self._permit.interruption
         if self._deadline_s <= self._idle_deadline_s:
-            return TotalTimeout("the time for the whole request (timeouts.total_s) passed in the middle of the answer")
+            return TotalTimeout(f"the time for the whole request ({self._deadline_from}) passed amid the answer")
         return IdleTimeout(f"the provider sent nothing of meaning for {self._idle_s:g} s (timeouts.idle_s)")
 
     def _cut(self, error: SecureLLMError) -> Pulled:
@@ -167,6 +169,8 @@ class Upstream:
 
     def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:
         self._permit.bytes_out += len(data) + len(held)
+        self._permit.bodies.answered(data)
+        self._permit.bodies.answered(held)
         return Pulled(data, held, last, abort)
 
 

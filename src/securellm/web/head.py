@@ -17,7 +17,9 @@ _HOST = re.compile(rb"[A-Za-z0-9.\-_~%!$&'()*+,;=:\[\]]*")  # RFC 3986 host and 
 def check_head(head: bytes, *, max_head_bytes: int) -> None:
     """Check the raw bytes of a head that h11 accepted, blank line included. Raises BadRequest or HeadTooLarge."""
     if len(head) > max_head_bytes:
-        raise HeadTooLarge(f"the request head has {len(head)} bytes, allowed are {max_head_bytes}")
+        raise HeadTooLarge(
+            f"the request head has {len(head)} bytes, allowed are {max_head_bytes} (server.max_head_bytes)"
+        )
     if head.count(b"\n") != head.count(b"\r\n") or head.count(b"\r") != head.count(b"\r\n"):
         raise BadRequest("a line of the request head does not end in CR LF")
     if b"\0" in head:

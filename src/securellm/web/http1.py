@@ -136,7 +136,8 @@ class Http1(H11Protocol):
 
     async def refuse_slow_head(self, head_timeout_s: float) -> None:
         """Answer a caller whose head did not arrive in time."""
-        await self.refuse(SlowBody(f"the request head was not complete after {head_timeout_s:g} s"))
+        late = f"the request head was not complete after {head_timeout_s:g} s (server.head_timeout_s)"
+        await self.refuse(SlowBody(late))
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send one event of the answer."""
@@ -193,7 +194,8 @@ class Http1(H11Protocol):
         if isinstance(self.stream, Exchange):
             self.stream.fail(BadRequest("the request body is not framed as HTTP says"))
         elif error.error_status_hint == HeadTooLarge.status:
-            await self.refuse(HeadTooLarge(f"the request head is over {self.config.h11_max_incomplete_size} bytes"))
+            limit_bytes = self.config.h11_max_incomplete_size
+            await self.refuse(HeadTooLarge(f"the request head is over {limit_bytes} bytes (server.max_head_bytes)"))
         else:
             await self.refuse(BadRequest("the request is not valid HTTP/1.1"))
 

@@ -71,6 +71,7 @@ _STREAMING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES,
 _WITH_STREAM_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _MAX_MEMBERS = 1024  # of one object that is walked; the walk is python, and no API has a tenth of that
@@ -108,6 +109,8 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
     if not isinstance(model, str) or not model:
         got = "an empty string" if model == "" else "nothing" if "model" not in members else "something else"
         raise BadRequest(f"model: got {got}, expected the name of a model", param="model")
+    if endpoint is Endpoint.COUNT_TOKENS:
+        _check_countable(members.get("messages"))
     include_usage: bool | None = None
     options_span, options_empty, usage_span = spans.get("stream_options"), True, None
     if endpoint in _WITH_STREAM_OPTIONS and options_span is not None:
@@ -153,6 +156,14 @@ def check_headers(headers: Headers) -> None:
             raise DestinationField(
                 f"{shown}: where a request goes is the operator's choice, got it in a header", param=shown
             )
+
+
+def _check_countable(messages: msgspec.Raw | None) -> None:
+    """An estimate of what is no conversation would say nothing, and where no provider counts nobody else refuses it."""
+    if messages is None or not bytes(messages).startswith(b"["):
+        raise BadRequest("messages: expected an array", param="messages")
+    if not _ELEMENTS.decode(messages):
+        raise BadRequest("messages: got an empty array, expected at least one message", param="messages")
 
 
 def _read_members(body: bytes) -> dict[str, msgspec.Raw]:
