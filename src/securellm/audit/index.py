@@ -21,8 +21,8 @@ import trio
 from securellm.audit.files import DayFile, list_logs, reason_of
 from securellm.audit.filters import Filters
 from securellm.audit.reading import list_slots, parse_head
-from securellm.audit.rows import Values, parse_values
 from securellm.audit.record import MAX_LINE_BYTES, hash_line
+from securellm.audit.rows import Values, parse_values
 from securellm.errors import StoreUnavailable
 
 if TYPE_CHECKING:
