@@ -84,7 +84,8 @@ async def test_records_are_on_disk_before_anything_leaves(library: Path, tmp_pat
     at every such point a dying machine leaves a log that verifies and has every answer that was sent."""
     provider.choose = _answer
     faults = Faults(library, tmp_path)
-    make_config(tmp_path, {"openai": provider}, providers={"openai": {"max_retries": 2}})
+    retries = {"max_retries": 2, "circuit_breaker": {"failure_threshold": 1000}}
+    make_config(tmp_path, {"openai": provider}, providers={"openai": retries})
     environ = {
         **faults.environ(syncs=syncs),
         "CONFIG_PATH": str(tmp_path / "config.toml"),
