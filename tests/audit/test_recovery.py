@@ -1,5 +1,6 @@
 """A slot is taken over after a crash: torn tails, open intents, marks, damage that is no crash."""
 
+import errno
 import json
 import logging
 from pathlib import Path
@@ -20,6 +21,8 @@ from rig.audit_log import (
     settings,
 )
 from rig.disks import RecordingDisk
+from rig.waiting import until_true
+from securellm.audit.disk import DiskFile
 from securellm.audit.log import open_audit_log
 from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import MARK_BYTES, MAX_TORN_BYTES, Mark, encode_mark
@@ -39,6 +42,15 @@ async def _write(directory: Path, *records: Record, now_us: int = START_US) -> N
         for record in records:
             await reservation.append(record).durable()
         reservation.close()
+
+
+class _NoNewDay(RecordingDisk):
+    """Has room for what is there, and not for another day's log."""
+
+    def open(self, path: Path) -> DiskFile:
+        if path.name == "audit.2026-11-19.log":
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().open(path)
 
 
 TAILS = {
@@ -242,6 +254,29 @@ async def test_a_log_shorter_than_its_checkpoint_is_told(tmp_path: Path, caplog:
     told = next(record for record in records if record.get("action") == "tail_cut")
     assert told["detail"] == {"last_seq": 2, "checkpoint_seq": 4}
     assert "ends at record 2, but a checkpoint covers 4" in caplog.text
+
+
+async def test_nothing_is_written_behind_half_a_line(tmp_path: Path) -> None:
+    """Also where a checkpoint covers more than there is: a line without its end is cut, so that the next is one."""
+    with trio.fail_after(5):
+        await _write(tmp_path, intent("r1"), sent("r1"))
+        (path,) = log_files(tmp_path)
+        path.write_bytes(path.read_bytes()[:-300])
+        records = await _start(tmp_path)
+    assert actions(records)[1:] == ["tail_cut", "tail_cut", "writer_started", "writer_stopped"]
+
+
+async def test_a_start_that_fails_at_midnight_forgets_no_open_intent(tmp_path: Path) -> None:
+    """A start closes the old day's file with a checkpoint, and dies before the ends of its requests are on disk."""
+    with trio.fail_after(5):
+        await _write(tmp_path, intent("r1"))
+        async with open_audit_log(
+            settings(tmp_path, commit_timeout_s=0.05), now_us=Clock(START_US + DAY_US), disk=_NoNewDay(), retry_s=0.005
+        ) as log:
+            await until_true(lambda: log.statistics().last_error is not None)
+        assert "rotation" in (tmp_path / "audit.2026-11-18.checkpoints").read_text()
+        records = await _start(tmp_path, START_US + DAY_US)
+    assert closings(records) == {"r1": ["interrupted"]}
 
 
 async def test_a_torn_checkpoint_is_cut(tmp_path: Path) -> None:

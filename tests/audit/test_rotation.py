@@ -146,6 +146,8 @@ async def test_nothing_goes_before_the_chain_says_so(tmp_path: Path) -> None:
     removals = [place for place, step in enumerate(disk.steps) if step.kind == "remove"]
     said = next(place for place, step in enumerate(disk.steps) if b'"pruned"' in step.data)
     assert any(step.kind == "sync" for step in disk.steps[said : removals[0]])
+    kinds = [disk.steps[place].path.suffix for place in removals]
+    assert kinds == sorted(kinds, reverse=True), "logs go before the checkpoints over them"
     names = [disk.steps[place].path.name for place in removals if disk.steps[place].path.suffix == ".log"]
     assert problems(tmp_path, every=True) == []
     assert names == [f"audit.2026-11-{day}.log" for day in (18, 19, 20, 21)][: len(names)]
