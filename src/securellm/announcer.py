@@ -13,6 +13,7 @@ from securellm.accounts.store import Store
 from securellm.errors import SecureLLMError
 from securellm.ledger import Ledger
 
+CONTENT_ERASED = "content_erased"
 LOOK_S = 1.0  # between two looks; as often as the keys themselves are looked at
 
 log = logging.getLogger("securellm.audit")
@@ -40,9 +41,15 @@ class Announcer:
         if not events:
             return
         receipts = [
-            self._ledger.note(event.action, detail={"key_id": event.subject, "event": event.id, "at_s": event.at_s})
+            self._ledger.note(
+                event.action, detail={_subject_of(event.action): event.subject, "event": event.id, "at_s": event.at_s}
+            )
             for event in events
         ]
         for receipt in receipts:
             await receipt.durable()
         await trio.to_thread.run_sync(self._store.forget_events, events[-1].id)
+
+
+def _subject_of(action: str) -> str:
+    return "request_id" if action == CONTENT_ERASED else "key_id"

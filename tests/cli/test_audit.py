@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -189,11 +190,22 @@ async def test_recorded_bodies(config: Path, logs: Path, slot: Slot) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert hash_file(path) != digest
     assert "its hash is another" in _run(config, "show", ID, "--content", "request").stderr
+    store = _make_store(config)
+    store.rename(store.with_suffix(".away"))
+    store.mkdir()
+    refused = _run(config, "erase", ID)
+    assert (refused.exit_code, path.exists()) == (1, True)
+    assert "nothing is erased" in refused.stderr
+    store.rmdir()
+    store.with_suffix(".away").rename(store)
     assert _run(config, "erase", ID).stdout == f"Erased: request of {ID}.\n"
     assert "was erased" in _run(config, "show", ID, "--content", "request").stderr
     again = _run(config, "erase", ID)
     assert (again.exit_code, "erased already" in again.stderr) == (1, True)
     assert _run(config, "erase", "../../etc").exit_code == 2
+    with sqlite3.connect(store) as connection:
+        assert connection.execute("SELECT action, subject FROM events").fetchall() == [("content_erased", ID)]
+    connection.close()
 
 
 def test_tail(config: Path, slot: Slot) -> None:

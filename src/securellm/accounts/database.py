@@ -89,6 +89,11 @@ class Database:
                 _note(connection, "key_revoked", key_id, now_s)
         return bool(changed)
 
+    def note_event(self, action: str, subject: str, now_s: int) -> None:
+        """Leave word for the audit log."""
+        with self.transaction(write=True) as connection:
+            _note(connection, action, subject, now_s)
+
     def events(self, limit: int) -> list[StoreEvent]:
         """The oldest events that were not forgotten."""
         with self.transaction() as connection:

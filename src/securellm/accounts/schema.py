@@ -44,7 +44,7 @@ EVENTS = Table(
     Column("id", Integer, primary_key=True),
     Column("at_s", Integer, nullable=False),
     Column("action", String(32), nullable=False),
-    Column("subject", String(64), nullable=False),  # the id of the key
+    Column("subject", String(64), nullable=False),  # the id of the key, or of the request
     sqlite_autoincrement=True,  # an id that was told is never given again
 )
 

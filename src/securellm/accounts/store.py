@@ -110,6 +110,11 @@ class Store:
         with self._lock:
             return self._open()[0].revoke_key(key_id, int(time.time()))
 
+    def note_event(self, action: str, subject: str) -> None:
+        """Leave word for the audit log of something that a command does beside the gateway. Raises StoreUnavailable."""
+        with self._lock:
+            self._open()[0].note_event(action, subject, int(time.time()))
+
     def read_events(self, limit: int = 1000) -> list[StoreEvent]:
         """The oldest events that are not known to be in the audit log. Raises StoreUnavailable."""
         with self._lock:

@@ -183,6 +183,11 @@ def read_content(path: Path, request_id: str, kind: Kind, key: bytes) -> Iterato
         yield from decrypt(file, key=key, name=_name(request_id, kind))
 
 
+def list_content(directory: Path, request_id: str) -> list[Kind]:
+    """Which bodies of a request lie there. Raises ValueError."""
+    return [kind for kind in KINDS if content_path(directory, request_id, kind).exists()]
+
+
 def erase_content(directory: Path, request_id: str) -> list[Kind]:
     """Delete what is recorded of a request's bodies; which there were. Raises OSError, ValueError."""
     erased: list[Kind] = []

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import click
 
-from securellm.audit.content import erase_content
+from securellm.audit.content import erase_content, list_content
 from securellm.audit.keeping import Keeper
 from securellm.audit.reading import list_slots
 from securellm.cli import audit_options as options
 from securellm.cli.settings import config_option, load_or_explain
 from securellm.config import Config
-from securellm.errors import ConfigError
+from securellm.errors import ConfigError, StoreUnavailable
+
+CONTENT_ERASED = "content_erased"  # as in docs/audit-format.md
 
 _slot_option = click.option("--slot", "slots", multiple=True, type=click.IntRange(1), help="Only this one; else all.")
 
@@ -60,9 +62,12 @@ def prune(slots: tuple[int, ...], config_path: str | None) -> None:
 @click.argument("request_id", metavar="REQUEST_ID")
 @config_option
 def erase(request_id: str, config_path: str | None) -> None:
-    """Delete the recorded bodies of a request. Its records stay, and the chain verifies."""
-    directory = options.log_directory(load_or_explain(config_path))
+    """Delete the recorded bodies of a request. Its records stay, and the chain verifies and says that it was done."""
+    config = load_or_explain(config_path)
+    directory = options.log_directory(config)
     try:
+        if list_content(directory, request_id):
+            _announce_erasing(config, request_id)
         erased = erase_content(directory, request_id)
     except ValueError:
         raise click.BadParameter("expected the id of a request (x-request-id)", param_hint="REQUEST_ID") from None
@@ -71,6 +76,19 @@ def erase(request_id: str, config_path: str | None) -> None:
     if not erased:
         raise click.ClickException("no bodies of that request are recorded, or they are erased already")
     click.echo(f"Erased: {' and '.join(erased)} of {request_id}.")
+
+
+def _announce_erasing(config: Config, request_id: str) -> None:
+    """Leave word for the gateway, which writes it into the chain, before anything is deleted."""
+    from securellm.accounts.store import Store  # not at the top: only erasing needs it
+
+    store = Store(config)
+    try:
+        store.note_event(CONTENT_ERASED, request_id)
+    except StoreUnavailable as exc:
+        raise click.ClickException(f"nothing is erased, as it cannot be noted: {exc.message}") from None
+    finally:
+        store.close()
 
 
 def _keeper(config: Config, directory: Path) -> Keeper:

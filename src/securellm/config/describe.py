@@ -81,9 +81,9 @@ host, and perhaps a port and a path; no user name, no query, and not the gateway
     "aliases": "An alias goes before everything else that a model's name could mean; it leads to a model.",
     "security.tls": "Both paths or none.",
     "audit": "What is recorded, and how it is kept and checked, is in [audit.md](audit.md).",
-    "audit.content": """What is recorded of prompts and answers: `none` (their sizes), `hash` (their SHA-256), `redacted`
-(hash, and the bodies, encrypted, without what looks like a secret) or `full` (hash, and the bodies as they are,
-encrypted). `content = "hash"` in `[audit]` is short for `default = "hash"` here.""",
+    "audit.content": """What is recorded of prompts and answers: `none` (their sizes), `hash` (their SHA-256),
+`redacted` (hash, and the bodies, encrypted, without what looks like a secret) or `full` (hash, and the bodies as they
+are, encrypted). `content = "hash"` in `[audit]` is short for `default = "hash"` here.""",
 }
 
 _ENVIRONMENT = f"""## Environment

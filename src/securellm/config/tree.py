@@ -165,7 +165,7 @@ class Admin(msgspec.Struct, frozen=True):
 
 
 class AuditContent(msgspec.Struct, frozen=True):
-    """`[audit.content]`, or `audit.content = "<mode>"`: what is recorded of bodies, by front door; None is `default`."""
+    """`[audit.content]`, or `audit.content = "<mode>"`: what is recorded of bodies, by door; None is `default`."""
 
     default: str = "none"
     chat: str | None = None
