@@ -148,8 +148,12 @@ async def test_a_hung_disk_is_waited_for_so_long_and_no_longer(tmp_path: Path) -
             with pytest.raises(AuditUnavailable, match=r"longer than 0\.1 s"):
                 await receipt.durable()
             assert 0.1 <= trio.current_time() - began < 1
+            assert not log.statistics().available
+            with pytest.raises(AuditUnavailable, match=r"longer than 0\.1 s"):
+                log.reserve()
             disk.go_on()
             await receipt.durable()
+            assert log.statistics().available
             end = reservation.append(sent("r1"))
             reservation.close()
             await end.durable()

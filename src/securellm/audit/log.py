@@ -20,6 +20,7 @@ from securellm.audit.copies import Copies
 from securellm.audit.disk import Disk, RealDisk
 from securellm.audit.files import SlotLock, make_directory
 from securellm.audit.folding import Folding
+from securellm.audit.gap import Gap
 from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import recover
 from securellm.audit.retention import Retention
@@ -124,43 +125,6 @@ class Reservation:
             self._log.release()
 
 
-class _Gap:
-    """What was lost since the chain last said so."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self._lock = threading.Lock()
-        self._records = 0
-        self._events = 0
-        self._first = self._last = ""
-
-    def add(self, record: Record) -> None:
-        with self._lock:
-            self.total += 1
-            if record.event_type == "security_event":
-                self._events += 1
-            else:
-                self._records += 1
-            self._first = min(self._first or record.timestamp, record.timestamp)
-            self._last = max(self._last, record.timestamp)
-
-    def take(self, now_us: int) -> list[Record]:
-        """The record of it, if anything was lost."""
-        with self._lock:
-            count = self._records + self._events
-            if not count:
-                return []
-            detail: dict[str, str | int] = {
-                "from": self._first,
-                "until": self._last,
-                "requests": self._records,
-                "events": self._events,
-            }
-            self._records = self._events = 0
-            self._first = self._last = ""
-        return [Record(timestamp(now_us), "security_event", action="gap", count=count, detail=detail)]
-
-
 class AuditLog:
     """See the module. Made by `open_audit_log`; used in Trio's thread only, but for what the writer calls."""
 
@@ -172,11 +136,12 @@ class AuditLog:
         self._reserved = 0
         self._pending = 0
         self._events = 0
-        self._gap = _Gap()
+        self._gap = Gap()
         self._folding = Folding()
         self._folding_lock = threading.Lock()
         self._waiting: dict[trio.lowlevel.Task, tuple[Receipt, int]] = {}  # and since which beat
         self._beat = 0
+        self._slow: str | None = None  # the disk takes too long, and nothing has been durable since
         self._watched = trio.Event()  # somebody waits, so the watch goes on
         self._watch_scope = trio.CancelScope()
         self._opened = trio.Event()  # or failed for the first time
@@ -190,8 +155,9 @@ class AuditLog:
         Raises AuditUnavailable in strict mode, when the disk takes no records or there is no room.
         """
         full = self._reserved >= self._settings.max_reserved
-        if self._strict and (full or self._writer.failure is not None):
-            raise self._unavailable(f"{self._reserved} requests wait for the disk" if full else self._writer.failure)
+        why_not = f"{self._reserved} requests wait for the disk" if full else self._why_not()
+        if self._strict and why_not is not None:
+            raise self._unavailable(why_not)
         if full:
             return Reservation(self, lost=True)
         self._reserved += 1
@@ -212,7 +178,7 @@ class AuditLog:
         """The figures now."""
         writer = self._writer
         return AuditStatistics(
-            available=writer.failure is None,
+            available=self._why_not() is None,
             records=writer.records,
             bytes=writer.bytes,
             commits=writer.commits,
@@ -226,7 +192,7 @@ class AuditLog:
         )
 
     def __repr__(self) -> str:
-        state = self._writer.failure or "available"
+        state = self._why_not() or "available"
         return f"<AuditLog slot {self._settings.slot}, record {self._writer.seq}, {self._pending} pending, {state}>"
 
     # what reservations and receipts call
@@ -265,8 +231,14 @@ class AuditLog:
         # Two of these are in every request: an Event and a deadline for each would cost three times as much.
         await trio.lowlevel.wait_task_rescheduled(leave)
         if not receipt.done:
-            slow = f"the disk took longer than {self._settings.commit_timeout_s:g} s"
-            raise self._unavailable(slow if self._beat - began > BEATS else self._writer.last_error)
+            late = self._beat - began > BEATS
+            raise self._unavailable(self._too_slow() if late else self._writer.last_error)
+
+    def _too_slow(self) -> str:
+        return f"the disk takes longer than {self._settings.commit_timeout_s:g} s"
+
+    def _why_not(self) -> str | None:
+        return self._writer.failure or self._slow
 
     def _unavailable(self, why: str | None) -> AuditUnavailable:
         return AuditUnavailable(f"the audit log takes no records: {why}", retry_after_s=RETRY_AFTER_S)
@@ -304,6 +276,7 @@ class AuditLog:
 
     def _settle(self, entries: list[Receipt]) -> None:
         self._pending -= len(entries)
+        self._slow = None
         for receipt in entries:
             receipt.done = True
             if receipt.reservation is not None:
@@ -339,7 +312,9 @@ class AuditLog:
                 await trio.sleep(self._settings.commit_timeout_s / BEATS)
                 self._beat += 1
                 late = [task for task, (_, began) in self._waiting.items() if self._beat - began > BEATS]
-                self._wake_those(late)
+                if late:
+                    self._slow = self._too_slow()
+                    self._wake_those(late)
                 if not self._waiting:
                     self._watched = trio.Event()
 
