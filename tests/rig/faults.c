@@ -3,7 +3,7 @@
  * FAULTS_DIRECTORY  only files under it are looked at
  * FAULTS_LOG        where the order is told; a write or sync when it is done, a send before it is begun
  * FAULTS_CONTROL    a file with one line, read anew at each write and sync:
- *                   "ok", "fail ERRNO", "slow MILLISECONDS", "write N ERRNO" and "sync N ERRNO" (the N-th from the start)
+ *                   "ok", "fail ERRNO", "slow MILLISECONDS", "write N ERRNO" and "sync N ERRNO" (the N-th from then on)
  * FAULTS_NO_SYNC    syncs are left out, and not told
  */
 #define _GNU_SOURCE
@@ -21,7 +21,7 @@
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static int log_fd = -2;
-static long writes, syncs;
+static long calls; /* of the kind that the control file names, since it says so */
 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
@@ -69,7 +69,8 @@ static void tell(const char *kind, int fd, off_t offset, const void *data, size_
 }
 
 /* What the control file says of this call: 0, or the error with which it is to end. */
-static int spoilt(const char *kind, long number) {
+static int spoilt(const char *kind) {
+    static char last[64];
     const char *name = getenv("FAULTS_CONTROL");
     char text[64] = "", wanted[16];
     long first = 0, second = 0;
@@ -78,11 +79,17 @@ static int spoilt(const char *kind, long number) {
         return 0;
     char *line = fgets(text, sizeof text, file);
     fclose(file);
-    if (!line || sscanf(text, "%15s %ld %ld", wanted, &first, &second) < 2)
+    if (!line || sscanf(text, "%15s %ld %ld", wanted, &first, &second) < 2) {
+        last[0] = 0;
         return 0;
+    }
     if (strcmp(wanted, "fail") == 0)
         return (int)first;
-    if (strcmp(wanted, kind) == 0 && first == number)
+    if (strcmp(text, last) != 0) {
+        strcpy(last, text);
+        calls = 0;
+    }
+    if (strcmp(wanted, kind) == 0 && ++calls == first)
         return (int)second;
     if (strcmp(wanted, "slow") == 0 && strcmp(kind, "sync") == 0) {
         struct timespec pause = {first / 1000, first % 1000 * 1000000};
@@ -95,7 +102,7 @@ ssize_t pwrite64(int fd, const void *data, size_t length, off_t offset) {
     char path[PATH_MAX];
     if (!is_ours(fd, path))
         return real_pwrite(fd, data, length, offset);
-    int error = spoilt("write", __atomic_add_fetch(&writes, 1, __ATOMIC_SEQ_CST));
+    int error = spoilt("write");
     if (error) {
         real_pwrite(fd, data, length / 2, offset);
         errno = error;
@@ -113,7 +120,7 @@ int fdatasync(int fd) {
     char path[PATH_MAX];
     if (!is_ours(fd, path))
         return real_fdatasync(fd);
-    int error = spoilt("sync", __atomic_add_fetch(&syncs, 1, __ATOMIC_SEQ_CST));
+    int error = spoilt("sync");
     if (error) {
         errno = error;
         return -1;

@@ -55,7 +55,7 @@ class Faults:
         self._say(f"slow {round(pause_s * 1000)}")
 
     def fail_call(self, kind: str, number: int, error: int = errno.EIO) -> None:
-        """The so-manyeth write, or sync, since the start fails."""
+        """The so-manyeth write, or sync, from now on fails."""
         self._say(f"{kind} {number} {error}")
 
     def told(self) -> list[Told]:
