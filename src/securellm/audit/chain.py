@@ -4,7 +4,6 @@ A record can always be written: one that has no canonical form, or a line too lo
 texts cleaned and cut, so that nothing a caller sends can keep a request from being recorded.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +14,7 @@ MAX_CUT_CHARS = 512  # of a text in a line that is too long
 MAX_CUT_ITEMS = 64  # of a list or table in a line that is too long
 MAX_INTEGER = 2**53  # beyond it readers of JSON disagree
 
+_NOT_ENCODABLE = (ValueError, TypeError, OverflowError)
 _NOT_CLEANED = frozenset({"timestamp", "event_type"})
 
 
@@ -32,20 +32,24 @@ class Chain:
 
     def place(self, record: Record) -> bytes:
         """The record's line at the next place, without its newline."""
-        line = self._encode(record)
+        try:
+            line = encode_line(record, seq=self.seq + 1, slot=self.slot, prev=self.prev)
+        except _NOT_ENCODABLE:
+            line = b""
+        if not 0 < len(line) <= MAX_LINE_BYTES:
+            line = self._encode_otherwise(record)
         self.seq += 1
         self.prev = hash_line(line)
         return line
 
-    def _encode(self, record: Record) -> bytes:
-        for form in _FORMS:
-            try:
-                line = encode_line(form(record), seq=self.seq + 1, slot=self.slot, prev=self.prev)
-            except (ValueError, TypeError, OverflowError):
-                continue
-            if len(line) <= MAX_LINE_BYTES:
-                return line
-        raise AssertionError("a record of two texts has a line")
+    def _encode_otherwise(self, record: Record) -> bytes:
+        try:
+            line = encode_line(_cleaned(record), seq=self.seq + 1, slot=self.slot, prev=self.prev)
+        except _NOT_ENCODABLE:
+            line = b""
+        if 0 < len(line) <= MAX_LINE_BYTES:
+            return line
+        return encode_line(_bare(record), seq=self.seq + 1, slot=self.slot, prev=self.prev)
 
 
 def _cleaned(record: Record) -> Record:
@@ -83,10 +87,3 @@ def _clean(value: Any) -> Any:
             return type(value)(**{name: _clean(item) for name, item in fields.items()})
         case _:
             return _clean(str(value))
-
-
-def _as_is(record: Record) -> Record:
-    return record
-
-
-_FORMS: tuple[Callable[[Record], Record], ...] = (_as_is, _cleaned, _bare)
