@@ -4,8 +4,9 @@ Writes take the lock when they begin (BEGIN IMMEDIATE), so that two processes qu
 """
 
 import os
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,10 @@ def open_database(path: Path, now_s: int, *, synchronous: str = "FULL") -> Datab
     """
     try:
         make_state_dir(path.parent)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Never by opening it: closing a descriptor would drop the locks that SQLite holds on the file for this whole
+        # process (https://sqlite.org/howtocorrupt.html, 2.2), and another process would take the store for unused.
+        with suppress(FileExistsError):
+            os.mknod(path, 0o600 | stat.S_IFREG)
     except OSError as exc:
         reason = exc.strerror or "input/output error"
         raise StoreUnavailable(f"{path} cannot be opened: {reason}; {OTHER_PLACE} (or database.url)") from exc
