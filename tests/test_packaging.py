@@ -15,6 +15,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from securellm import __version__
+
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -120,6 +122,14 @@ def test_dependencies_are_those_that_are_imported() -> None:
     declared = {MODULE_OF.get(name, name) for name in (canonicalize_name(entry.name) for entry in _runtime())}
     # httpcore is httpx's own transport, and comes with it; wsproto, h2 and the like are Hypercorn's business.
     assert imported - set(sys.stdlib_module_names) - {"securellm", "httpcore"} == declared
+
+
+def test_nix_names_the_same_dependencies() -> None:
+    """nix/flake.nix has the version of the package and lists what pyproject.toml does."""
+    text = (ROOT / "nix" / "flake.nix").read_text()
+    (listed,) = re.findall(r"\bdependencies = with [^;]+; \[([^\]]+)\]", text)
+    assert set(listed.split()) == {canonicalize_name(entry.name) for entry in _runtime()}
+    assert f'version = "{__version__}";' in text
 
 
 def test_every_dependency_has_its_reason() -> None:
