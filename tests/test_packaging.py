@@ -139,6 +139,15 @@ def test_every_dependency_has_its_reason() -> None:
     assert bare == []
 
 
+@pytest.mark.parametrize("script", ["scripts/serve", "scripts/test", "scripts/bench", "scripts/lock", ".ci/run"])
+def test_scripts_can_be_run(script: str) -> None:
+    """Each script is executable and free of syntax errors, as are the parts that it reads."""
+    assert os.access(ROOT / script, os.X_OK)
+    for path in (ROOT / script, ROOT / "scripts" / "environment.sh", ROOT / ".ci" / "clean-clone"):
+        result = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=30)
+        assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_importing_starts_nothing() -> None:
     """Importing every module of the package opens no socket, starts no thread and reaches no network."""
     program = """
