@@ -40,6 +40,7 @@
             sqlalchemy
             trio
             truststore
+            werkzeug
           ];
 
           env.SECURELLM_REQUIRE_EXTENSIONS = "1";

@@ -15,6 +15,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from securellm import __version__
+
 ROOT = Path(__file__).parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
@@ -122,11 +124,28 @@ def test_dependencies_are_those_that_are_imported() -> None:
     assert imported - set(sys.stdlib_module_names) - {"securellm", "httpcore"} == declared
 
 
+def test_nix_names_the_same_dependencies() -> None:
+    """nix/flake.nix has the version of the package and lists what pyproject.toml does."""
+    text = (ROOT / "nix" / "flake.nix").read_text()
+    (listed,) = re.findall(r"\bdependencies = with [^;]+; \[([^\]]+)\]", text)
+    assert set(listed.split()) == {canonicalize_name(entry.name) for entry in _runtime()}
+    assert f'version = "{__version__}";' in text
+
+
 def test_every_dependency_has_its_reason() -> None:
     """Each requirement in pyproject.toml is followed by a comment that says what it is for."""
     lines = (ROOT / "pyproject.toml").read_text().splitlines()
     bare = [line.strip() for line in lines if re.match(r'\s+"[A-Za-z0-9-]+[><=].*",', line) and "#" not in line]
     assert bare == []
+
+
+@pytest.mark.parametrize("script", ["scripts/serve", "scripts/test", "scripts/bench", "scripts/lock", ".ci/run"])
+def test_scripts_can_be_run(script: str) -> None:
+    """Each script is executable and free of syntax errors, as are the parts that it reads."""
+    assert os.access(ROOT / script, os.X_OK)
+    for path in (ROOT / script, ROOT / "scripts" / "environment.sh", ROOT / ".ci" / "clean-clone"):
+        result = subprocess.run(["bash", "-n", str(path)], capture_output=True, text=True, timeout=30)
+        assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_importing_starts_nothing() -> None:

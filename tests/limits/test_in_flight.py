@@ -20,13 +20,13 @@ def test_the_sum_is_bounded_and_comes_back(steps):
             sizes[index] = 0
         else:
             fits = sum(sizes) - sizes[index] + max(size_bytes, sizes[index]) <= 1000
-            try:
+            if fits:
                 charges[index].grow_to(size_bytes)
                 sizes[index] = max(size_bytes, sizes[index])
-                assert fits
-            except BytesInFlight as refused:
-                assert not fits
-                assert refused.retry_after_s == 1.0
+            else:
+                with pytest.raises(BytesInFlight) as refused:
+                    charges[index].grow_to(size_bytes)
+                assert refused.value.retry_after_s == 1.0
         assert budget.statistics().charged_bytes == sum(sizes) <= 1000
     for charge in charges:
         charge.release()

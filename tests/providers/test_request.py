@@ -54,6 +54,13 @@ def test_a_whole_request() -> None:
     ]
 
 
+def test_a_translated_body_is_json_whatever_the_caller_sent() -> None:
+    """The caller's content type goes up with the caller's bytes; a translated body has its own."""
+    form: Headers = [(b"content-type", b"application/x-www-form-urlencoded")]  # what `curl -d` says of anything
+    assert _values(_build(_provider("openai"), form, Endpoint.CHAT), b"content-type") == [form[0][1]]
+    assert _values(_build(_provider("openai"), form, Endpoint.MESSAGES), b"content-type") == [b"application/json"]
+
+
 def test_anthropic_headers() -> None:
     """Anthropic gets x-api-key, and the caller's version or the default; betas go along untouched."""
     request = _build(_provider("anthropic"), [(b"anthropic-beta", b"a"), (b"anthropic-beta", b"b")], Endpoint.MESSAGES)

@@ -10,14 +10,14 @@ from securellm.telemetry.logs import open_logs
 from securellm.telemetry.requests import log_settled
 
 
-def _settlement(outcome: Outcome) -> Settlement:
+def _settlement(outcome: Outcome, requested_model: str = "auto") -> Settlement:
     return Settlement(
         request_id=RequestId("r-1"),
         client_request_id="theirs",
         endpoint=Endpoint.CHAT,
         caller=Caller(KeyId("abcdefgh"), None, "somebody"),
         client_ip="192.0.2.7",
-        requested_model="auto",
+        requested_model=requested_model,
         provider="openai",
         model="m",
         stream=True,
@@ -41,10 +41,10 @@ def _settlement(outcome: Outcome) -> Settlement:
     )
 
 
-def _lines(level: str, outcome: Outcome) -> list[dict[str, object]]:
+def _lines(level: str, outcome: Outcome, requested_model: str = "auto") -> list[dict[str, object]]:
     written = io.StringIO()
     with open_logs(level, stream=written):
-        log_settled(_settlement(outcome))
+        log_settled(_settlement(outcome, requested_model))
     return [json.loads(line) for line in written.getvalue().splitlines()]
 
 
@@ -79,3 +79,9 @@ def test_line() -> None:
     assert line["attempts"] == ["circuit_open", "connect_failed", "answered"]
     assert "upstream_request_id" not in line
     assert "secret plan" not in json.dumps(line)
+
+
+def test_a_name_as_long_as_a_body_does_not_fill_the_log() -> None:
+    """What a caller may choose is cut: a model's name that was refused is logged with its beginning only."""
+    (line,) = _lines("debug", Outcome(Status.REJECTED, 400, "invalid_request"), "x" * 1_000_000)
+    assert line["requested_model"] == "x" * 512

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote
 
 from securellm.config.values import WrongValue
 
+_DRIVERS = ("pysqlite", "aiosqlite")  # SQLAlchemy's names; the file is the same, and we bring our own driver
 _HARMLESS_OPTIONS = {"mode": ("rwc", "rw"), "cache": ("private",)}
 
 
@@ -25,7 +26,7 @@ def read_database_url(url: str) -> PurePosixPath:
         raise WrongValue("expected a URL like sqlite:/path/models.db")
     if family in ("postgres", "postgresql"):
         raise WrongValue("PostgreSQL is not built in this version; expected sqlite:<path>")
-    if family != "sqlite" or driver not in ("", "pysqlite"):
+    if family != "sqlite" or driver not in ("", *_DRIVERS):
         raise WrongValue("expected a URL that begins with sqlite:")
     rest, _, options = rest.partition("?")
     _check_options(options)

@@ -197,7 +197,13 @@ SETTINGS: tuple[Setting, ...] = (
             env="DATABASE_URL",
             default_text="`sqlite:<state_dir>/models.db`",
         ),
-        _row("max_connections", Kind.INT, "Connections to the store.", least=1, most=1000),
+        _row(
+            "max_connections",
+            Kind.INT,
+            "For a database server, which is not built; SQLite takes two at most.",
+            least=1,
+            most=1000,
+        ),
     ),
     *_rows(
         "redis",

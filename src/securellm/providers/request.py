@@ -68,6 +68,8 @@ def build_request(
     if spec is None:
         raise UnsupportedEndpoint(f"provider {provider.name} has no {endpoint.value}")
     headers = headers_up(call_headers, spec.dialect, provider.headers_up)
+    if spec.dialect is not endpoint.dialect:  # the body is ours then, whatever the caller said of his
+        headers = [(name, value) for name, value in headers if name != b"content-type"]
     present = {name for name, _ in headers}
     if b"content-type" not in present:
         headers.append((b"content-type", b"application/json"))

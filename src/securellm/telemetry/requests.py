@@ -12,6 +12,8 @@ from securellm.chat import Settlement, Status
 TROUBLE = frozenset({Status.FAILED, Status.TIMEOUT, Status.TRUNCATED})
 UNREMARKABLE = frozenset({Status.SUCCESS, Status.CANCELLED, Status.REJECTED})
 
+SHOWN_CHARACTERS = 512  # of one field
+
 _log = logging.getLogger("securellm.requests")
 
 
@@ -49,4 +51,9 @@ def _fields(settlement: Settlement) -> dict[str, object]:
         "attempts": [attempt.skipped or attempt.error_code or "answered" for attempt in settlement.attempts],
         "duration_ms": round(settlement.duration_ms, 1),
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: _cut(value) for name, value in fields.items() if value is not None}
+
+
+def _cut(value: object) -> object:
+    """Callers choose some of the texts, and a model's name that is refused may be as long as a body."""
+    return value[:SHOWN_CHARACTERS] if isinstance(value, str) else value
