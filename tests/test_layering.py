@@ -36,11 +36,12 @@ LAYERS: dict[str, set[str]] = {
     "announcer": BOTTOM | {"accounts", "ledger"},
     "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
-    "permit": PURE_CORE | {"ids", "config", "providers", "routing", "limits", "ledger"},
+    "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "limits", "ledger"},
     "settlement": PURE_CORE | {"permit", "tokens"},
     "gateway": PURE_CORE
     | {
         "ids",
+        "audit",
         "config",
         "pricing",
         "providers",
