@@ -319,3 +319,24 @@ def test_commands_are_imported_one_by_one() -> None:
         timeout=30,
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize("command", [("export",), ("tail", "-f", "--json"), ("export", "--format", "csv")])
+def test_a_reader_that_goes_away(config: Path, slot: Slot, command: tuple[str, ...]) -> None:
+    """`... | head -1` ends the command without a word."""
+    slot.write(*(one for number in range(2_000) for one in pair("13:00:00", f"r{number}", error_message="x" * 200)))
+    environ = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
+    arguments = [sys.executable, "-m", "securellm", "audit", *command, "--config", str(config)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        guard = threading.Timer(30, process.kill)
+        guard.start()
+        try:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline()
+            process.stdout.close()
+            slot.write(*(one for number in range(2_000) for one in pair("2026-11-23T13:00:00", f"s{number}")))
+            assert process.stderr.read() == b""
+            assert process.wait() == 1
+        finally:
+            guard.cancel()

@@ -1,7 +1,7 @@
 """What the log records of one request's bodies, by its door's content mode: nothing, hashes, or the bodies sealed.
 
-Hashes are at hand whenever a request is settled, also when its caller went away. Sealed bodies are only of requests that
-were answered to their end, because sealing waits for the disk and settling does not.
+Hashes are at hand whenever a request is settled, also when its caller went away. Sealed bodies are only of requests
+that were answered to their end, because sealing waits for the disk and settling does not.
 """
 
 from securellm.audit.content import ContentStore, Kept, keep_body, mode_of

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 BATCH_LINES = 1_000  # in one transaction; the store is locked for some ten milliseconds
 BATCH_BYTES = 4 * 1024 * 1024
 INTERVAL_S = 2.0  # how far the index may be behind an idle gateway
-PAUSE_S = 0.02  # between batches, for whoever else writes the store
+PAUSE_S = 0.02  # between batches at least, and as long as the last one took: others have a turn at store and processor
 
 
 class IndexStatistics(msgspec.Struct, frozen=True):
@@ -75,8 +75,10 @@ class AuditIndex:
         """Fill it, again and again, in a thread; never raises but when cancelled."""
         try:
             while True:
+                began_s = trio.current_time()
                 more = await trio.to_thread.run_sync(self._try_fill)
-                await trio.sleep(PAUSE_S if more else interval_s)
+                busy_s = trio.current_time() - began_s
+                await trio.sleep(max(PAUSE_S, busy_s) if more else interval_s)
         finally:
             self.close()
 

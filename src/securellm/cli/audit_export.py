@@ -48,7 +48,7 @@ def export(form: str, config_path: str | None, **wanted: Any) -> None:
                 out.write(buffered)
                 buffered.clear()
     except BrokenPipeError:
-        raise
+        raise  # whoever read our output has gone; main ends quietly
     except OSError as exc:
         raise options.unreadable(exc) from None
     out.write(buffered)

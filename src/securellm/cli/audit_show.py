@@ -80,6 +80,8 @@ def _print_content(config: Config, directory: Path, story: list[Placed], kind: K
         sys.stdout.buffer.flush()
     except FileNotFoundError:
         raise click.ClickException(f"the {kind}'s body was erased, or went with its day") from None
+    except BrokenPipeError:
+        raise  # whoever read our output has gone; main ends quietly
     except OSError as exc:
         raise options.unreadable(exc) from None
     except ContentDamaged as exc:

@@ -31,6 +31,8 @@ def tail(lines: int, follow: bool, as_json: bool, config_path: str | None) -> No
         while follower is not None:
             _print(follower.read(), as_json)
             time.sleep(LOOK_EVERY_S)
+    except BrokenPipeError:
+        raise  # whoever read our output has gone; main ends quietly
     except OSError as exc:
         raise options.unreadable(exc) from None
 
