@@ -45,7 +45,12 @@ def faults(library: Path, tmp_path: Path) -> Faults:
 
 @asynccontextmanager
 async def serve(
-    folder: Path, provider: FakeProvider, faults: Faults | None = None, *wrapper: str, mode: str = "strict"
+    folder: Path,
+    provider: FakeProvider,
+    faults: Faults | None = None,
+    *wrapper: str,
+    mode: str = "strict",
+    awaits: str = "/readyz",
 ) -> AsyncIterator[Process]:
     """A process in front of the fake provider, stopped with the block."""
     audit = {"mode": mode, "commit_timeout_s": COMMIT_TIMEOUT_S}
@@ -56,7 +61,7 @@ async def serve(
         "API_KEYS": doors.KEY,
         **(faults.environ() if faults is not None else {}),
     }
-    async with open_process(folder, environ, wrapper=wrapper) as process:
+    async with open_process(folder, environ, wrapper=wrapper, awaits=awaits) as process:
         yield process
         assert await process.stop() == 0, process.stderr.decode()
 
@@ -112,6 +117,22 @@ async def test_a_disk_that_refuses(tmp_path: Path, provider, faults: Faults, err
     entries = check_pairs(read_chain(tmp_path / "log"))
     codes = [entry.closing.get("error_code") for entry in entries.values()]
     assert codes == [None, "audit_unavailable", None], "the one that was let in, and was then refused, has its pair"
+    verify(tmp_path)
+
+
+@pytest.mark.tool("cc")
+async def test_starting_on_a_disk_that_is_full(tmp_path: Path, provider, faults: Faults):
+    """The process starts, answers probes, refuses and asks nobody; when there is room it serves."""
+    provider.default = _GOOD
+    faults.fail(errno.ENOSPC)
+    with trio.fail_after(60):
+        async with serve(tmp_path, provider, faults, awaits="/livez") as process:
+            check_refusal(await ask(process))
+            assert (await health(process))["status"] == "unhealthy"
+            assert not provider.asked
+            faults.heal()
+            await serves_again(process)
+    assert len(check_pairs(read_chain(tmp_path / "log"))) == 1
     verify(tmp_path)
 
 

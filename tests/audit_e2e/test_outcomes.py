@@ -1,6 +1,7 @@
 """What each kind of request leaves in the audit log: pairs, events or nothing (contract, requirement 1; 3, 5)."""
 
 import json
+import socket
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from rig.books import INPUT_NUSD, OUTPUT_NUSD, PRICED, check_pairs, events, only
 from rig.gateway import RunningGateway
 from rig.raw_client import fetch, open_client
 from rig.speech import INPUT_TOKENS, OUTPUT_TOKENS
+from rig.waiting import until_true
 from securellm.accounts.store import open_store
 
 _CHAT = doors.CHAT
@@ -108,6 +110,49 @@ async def test_a_request_that_comes_while_stopping(serving, provider):
         assert (await gateway.ask(_CHAT, _CHAT.body("openai/m1"))).status == 503
         entry = await only_entry(gateway)
     assert (entry.closing["status"], entry.closing["error_code"]) == ("shutdown", "shutting_down")
+
+
+async def test_a_body_that_stops(serving, provider):
+    """A body that stops coming is refused with 408, and a caller who leaves in the middle of it was cancelled."""
+    body = _CHAT.body("openai/m1")
+    head = {**_CHAT.auth(), "content-length": str(len(body))}
+    with trio.fail_after(10):
+        gateway = await serving(provider, server={"body_idle_timeout_s": 0.3})
+        async with open_client(gateway.base_url) as slow, open_client(gateway.base_url) as gone:
+            for client in (slow, gone):
+                await client.request("POST", _CHAT.path, None, head)
+                await client.send(body[:20])
+            await until_true(lambda: gateway.runtime.gateway.statistics().in_flight.charged_bytes == 2 * len(body))
+            gone.rst()
+            assert (await slow.read_head()).status == 408
+        await gateway.settled(2)
+        left, stopped = check_pairs(await read_books(gateway)).values()
+    if left.closing["status"] != "cancelled":
+        left, stopped = stopped, left
+    assert left.closing["status"] == "cancelled"
+    assert "http_status" not in left.closing
+    assert (stopped.closing["status"], stopped.closing["http_status"]) == ("rejected", 408)
+    assert not provider.asked
+
+
+async def test_a_provider_that_is_not_there(serving, provider):
+    """Nobody answers, then its breaker is open: attempts that were made are told from targets that were passed over."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    with trio.fail_after(10):
+        gateway = await serving(
+            {"compat": nowhere}, providers={"compat": {"circuit_breaker": {"failure_threshold": 1}}}
+        )
+        for status in (502, 503):
+            assert (await gateway.ask(_CHAT, _CHAT.body("compat/m1"))).status == status
+        failed, passed = check_pairs(await read_books(gateway)).values()
+    assert (failed.closing["status"], failed.closing["error_code"]) == ("failed", "connect_failed")
+    assert [attempt["error_code"] for attempt in failed.asked] == ["connect_failed"]
+    assert (passed.closing["status"], passed.closing["error_code"]) == ("failed", "circuit_open")
+    assert not passed.asked
+    assert [attempt["skipped"] for attempt in passed.closing["attempts"]] == ["circuit_open"]
+    for entry in (failed, passed):
+        assert "usage" not in entry.closing
 
 
 async def test_counting_tokens(serving, provider):
