@@ -44,7 +44,14 @@ def _serve(state: Path, *arguments: str, **environ: str) -> Iterator[Served]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": "src", "PATH": "", "STATE_DIRECTORY": str(state), "OLLAMA_ENABLED": "0", **environ},
+        env={
+            "PYTHONPATH": "src",
+            "PATH": "",
+            "STATE_DIRECTORY": str(state),
+            "LOGS_DIRECTORY": str(state / "log"),
+            "OLLAMA_ENABLED": "0",
+            **environ,
+        },
     )
     try:
         assert process.stdout is not None
@@ -67,7 +74,14 @@ def _refused(state: Path, *arguments: str, **environ: str) -> "subprocess.Comple
         capture_output=True,
         text=True,
         timeout=STARTED_WITHIN_S,
-        env={"PYTHONPATH": "src", "PATH": "", "STATE_DIRECTORY": str(state), "OLLAMA_ENABLED": "0", **environ},
+        env={
+            "PYTHONPATH": "src",
+            "PATH": "",
+            "STATE_DIRECTORY": str(state),
+            "LOGS_DIRECTORY": str(state / "log"),
+            "OLLAMA_ENABLED": "0",
+            **environ,
+        },
     )
 
 
@@ -125,7 +139,13 @@ def test_someone_who_connects_early_waits(tmp_path: Path, record_property: Calla
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={"PYTHONPATH": "src", "PATH": "", "STATE_DIRECTORY": str(tmp_path / "state"), "OLLAMA_ENABLED": "0"},
+        env={
+            "PYTHONPATH": "src",
+            "PATH": "",
+            "STATE_DIRECTORY": str(tmp_path),
+            "LOGS_DIRECTORY": str(tmp_path),
+            "OLLAMA_ENABLED": "0",
+        },
     ) as process:
         try:
             early = _connect(port, started_s + STARTED_WITHIN_S)
@@ -278,13 +298,23 @@ def test_a_banner_that_nobody_reads(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={"PYTHONPATH": "src", "PATH": "", "STATE_DIRECTORY": str(tmp_path / "state"), "OLLAMA_ENABLED": "0"},
+        env={
+            "PYTHONPATH": "src",
+            "PATH": "",
+            "STATE_DIRECTORY": str(tmp_path),
+            "LOGS_DIRECTORY": str(tmp_path),
+            "OLLAMA_ENABLED": "0",
+        },
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        line = json.loads(process.stderr.readline())
-        port = int(line["message"].rpartition(":")[2])
+        try:
+            line = json.loads(process.stderr.readline())
+            port = int(line["message"].rpartition(":")[2])
+        except BaseException:
+            process.kill()  # or leaving the block would wait for it for ever
+            raise
         with socket.create_connection(("127.0.0.1", port), STARTED_WITHIN_S) as connection:
             connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")

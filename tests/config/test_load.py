@@ -197,9 +197,7 @@ def test_the_audit(tmp_path: Path) -> None:
         ('[audit.content]\ndefault = "hash"\nchat = "redacted"', "hash", "redacted", {"hash", "redacted"}),
     ],
 )
-def test_what_is_recorded_of_bodies(
-    text: str, default: str, chat: str | None, modes: set[str], tmp_path: Path
-) -> None:
+def test_what_is_recorded_of_bodies(text: str, default: str, chat: str | None, modes: set[str], tmp_path: Path) -> None:
     """`content` is one mode for all doors, or a table with a default and doors of their own."""
     path = tmp_path / "config.toml"
     path.write_text(text)

@@ -220,7 +220,8 @@ class Writer(Generic[Entry]):
                 self._note_failure(exc)
             else:
                 if self.failure is not None:
-                    log.info("the audit log can be written")
+                    # After a failure it is news; at the start it is what everybody expects.
+                    log.log(logging.DEBUG if self.last_error is None else logging.INFO, "the audit log can be written")
                     self.failure = None
                 return True
             with self._condition:
