@@ -12,6 +12,7 @@ from securellm.audit.record import GENESIS, Record, encode_line, hash_line, time
 KEY = SigningKey(bytes(range(32)))
 START_US = 1_795_305_600_000_000  # 2026-11-22T00:00:00Z
 DAY_US = 86_400_000_000
+LINE_OF_DAY2 = 12  # index of a line in the middle: a request's closing record, covered by a checkpoint
 
 
 class LogBuilder:
@@ -149,3 +150,16 @@ def public_key_file(directory: Path, key: SigningKey = KEY) -> Path:
 def _append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
+
+
+def edit_a_line(lines: list[tuple[Path, bytes]]) -> None:
+    """Change what a record of the second day says."""
+    path, line = lines[LINE_OF_DAY2]
+    lines[LINE_OF_DAY2] = (path, line.replace(b'"success"', b'"timeout"'))
+    assert lines[LINE_OF_DAY2][1] != line
+
+
+def notes_of(tmp_path: Path, day: str) -> tuple[Path, list[bytes]]:
+    """The checkpoint file of a day, and its notes one by one."""
+    path = tmp_path / f"{day}.checkpoints"
+    return path, split_notes(path.read_bytes())
