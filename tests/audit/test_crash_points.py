@@ -135,3 +135,18 @@ def _as_steps(image: dict[Path, bytes], place: Path) -> list[Step]:
         name = place / path.name
         steps += [Step("create", name), Step("write", name, 0, content), Step("sync", name)]
     return steps
+
+
+async def test_nothing_is_told_before_the_first_signature(tmp_path: Path) -> None:
+    """The first commit of a start is signed before anybody hears of it: a crash a moment later leaves what verifies."""
+    with trio.fail_after(30):
+        for number in range(20):  # the writer may or may not have had its first tick before there is anything to sign
+            disk, place = RecordingDisk(), tmp_path / str(number)
+            async with open_audit_log(settings(place), now_us=Running(), disk=disk, tick_s=3600.0) as log:
+                reservation = log.reserve()
+                await reservation.append(intent("r1")).durable()
+                told = len(disk.steps)
+                reservation.append(sent("r1"))
+                reservation.close()
+            signed = [step for step in disk.steps[:told] if step.path.name.endswith(".checkpoints")]
+            assert [step.kind for step in signed][-1:] == ["sync"], (number, signed)

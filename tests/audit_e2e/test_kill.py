@@ -84,6 +84,7 @@ async def test_killed_at_any_moment(tmp_path: Path, provider: FakeProvider):
             await _one_life(
                 tmp_path, environ, callers, answers=chance.randrange(1, 20), pause_s=chance.uniform(0, 0.02)
             )
+        verify(tmp_path, every=False)  # as the dead process left it
     with trio.fail_after(60):
         async with open_process(tmp_path, environ) as process:
             await process.stop()

@@ -33,7 +33,7 @@ CELLS = [
     for stream in (True, False)
     for cause in CAUSES
     for phase in PHASES
-    if stream or pair is _OPENAI
+    if pair is _OPENAI or (stream and (pair is _ANTHROPIC or cause in ("caller leaves", "provider hangs up")))
 ]
 
 

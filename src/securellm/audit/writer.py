@@ -120,6 +120,7 @@ class Writer(Generic[Entry]):
         self._stop_s: float | None = None  # when to give up, on the monotonic clock; None while it runs
         self._next_tick_s = 0.0
 
+        self._began = False  # the first commit of this start is signed
         self._chain = Chain(slot)
         self._own: deque[Record] = deque()  # records without a receipt, written with the next commits
         self._day: DayFile | None = None
@@ -192,6 +193,9 @@ class Writer(Generic[Entry]):
                 batch, data = self._place()
                 if not self._persist(lambda: self._commit(data)):  # noqa: B023  # done at once
                     return
+                if not self._began:  # before anybody relies on them: a chain without a signature proves nothing
+                    self._began = True
+                    self._sign(now_us, "start")
                 self._listener.durable(batch)
                 if not stopping:
                     break
