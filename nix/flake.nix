@@ -30,6 +30,7 @@
           pythonRelaxDeps = true;
           dependencies = with pkgs.python313Packages; [
             click
+            cryptography
             h11
             httpx
             hypercorn

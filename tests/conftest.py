@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 
 import pytest
 
@@ -9,6 +10,10 @@ from rig.fixtures import gateway, lane, provider, second_provider, serving
 from rig.replay import CORPUS, corpus_is_there
 
 __all__ = ["gateway", "lane", "provider", "second_provider", "serving"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs so, and what the tests start would inherit it; some tests send Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LEFT_OUT = pytest.StashKey[int]()
 _LACKING = pytest.StashKey[dict[str, int]]()

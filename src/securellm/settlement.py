@@ -62,14 +62,16 @@ def settlement_of_call(
 
 
 def usage_of(permit: Permit) -> tuple[Usage | None, str | None]:
-    """What was used, and how we know: the provider's word for an answer that is complete, else an estimate.
+    """What was used, and how we know: the provider's word where it had finished counting, else an estimate.
 
-    A stream that was cut has delivered output that the provider did not get to count; its words about input still hold.
+    A stream that was cut in the middle has delivered output that the provider did not get to count; its words about
+    input still hold.
     """
     meter = permit.meter
     if meter is None:
         return None, None
-    if meter.usage is not None and (permit.complete or meter.output_bytes == 0):
+    counted = permit.complete or meter.finish_reason is not None or meter.output_bytes == 0
+    if meter.usage is not None and counted:
         return meter.usage, "reported"
     if meter.output_bytes == 0:
         return None, None

@@ -75,6 +75,10 @@ api_key = "file:anthropic.key"
 base_url = "{provider.base_url}"
 max_retries = 0
 circuit_breaker = {{ failure_threshold = 100000 }}
+[models."openai/*"]
+free = true
+[models."anthropic/*"]
+free = true
 [timeouts]
 first_token_s = 0.5
 total_s = 1
@@ -120,7 +124,10 @@ metrics_public = true
     for name in ("caller", "wrong", "header"):
         assert CANARIES[name].encode() not in reached, name
     written = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
-    told = {"stdout": process.stdout, "stderr": process.stderr, "state": written, "answers": b"".join(said)}
+    audited = b"".join(path.read_bytes() for path in (tmp_path / "log").rglob("*") if path.is_file())
+    assert audited.count(b'"request_received"') > 100  # or the test would show nothing of it
+    told = {"stdout": process.stdout, "stderr": process.stderr, "state": written, "audit": audited}
+    told["answers"] = b"".join(said)
     for name, canary in CANARIES.items():
         for place, text in told.items():
             if (name, place) == ("answer", "answers"):

@@ -75,7 +75,10 @@ async def test_sigterm_ends_streams_that_take_too_long(provider, tmp_path: Path)
 
 
 def _environ(folder: Path, provider: FakeProvider, **settings: object) -> dict[str, str]:
-    sections = {"providers": {"openai": {"enabled": True, "api_key": "env:OPENAI_KEY", "base_url": provider.base_url}}}
+    sections = {
+        "providers": {"openai": {"enabled": True, "api_key": "env:OPENAI_KEY", "base_url": provider.base_url}},
+        "models": {"openai/*": {"free": True}},
+    }
     (folder / "config.toml").write_text(encode_toml({**sections, **settings}))
     return {"CONFIG_PATH": str(folder / "config.toml"), "OPENAI_KEY": "sk-x", "API_KEYS": doors.KEY}
 
