@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rig.toml import encode_toml
@@ -54,6 +54,7 @@ def _documents(draw: st.DrawFn) -> dict[str, object]:
     return document
 
 
+@example({"security": {"tls": {"cert_path": SECRET}}}, {})  # a key where a path belongs
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     _documents(), st.dictionaries(st.sampled_from([row.env for row in SETTINGS if row.env]), st.sampled_from(_TEXTS))

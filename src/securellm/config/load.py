@@ -14,7 +14,7 @@ import msgspec
 from securellm.config import checks, table
 from securellm.config.database import read_database_url
 from securellm.config.lines import locate_keys
-from securellm.config.mistakes import ConfigMistakes, Mistake
+from securellm.config.mistakes import ConfigMistakes, Mistake, shown
 from securellm.config.places import choose_log_dir, choose_state_dir
 from securellm.config.secrets import Secret, SecretMissing, resolve_reference
 from securellm.config.show import epoch_of
@@ -155,7 +155,8 @@ class _Loading:
     def _existing_file(self, path: tuple[str, ...], given: str) -> Path:
         file = self._beside() / given
         if not os.access(file, os.R_OK) or not file.is_file():
-            self.sources.add_mistake(path, f"file {file} is not there or cannot be read")
+            beside = "" if Path(given).is_absolute() else f" in {self._beside()}"
+            self.sources.add_mistake(path, f"file {shown(given)}{beside} is not there or cannot be read")
         return file
 
     def _beside(self) -> Path:
