@@ -153,7 +153,9 @@ def _check_bill(entry: Entry, pair: Pair, stream: bool, phase: str) -> None:
         assert "cost_nusd" not in closing, closing
         return
     assert closing["bytes_out"] > 0
-    assert closing["usage_source"] == "estimated", closing
+    # The usage is the provider's last word on it when the reason of the finish has come, too.
+    finished = phase == "before the end" or (phase == "after usage" and pair.speech is speech.MESSAGES)
+    assert closing["usage_source"] == ("reported" if finished else "estimated"), closing
     delivered = -(-len(TEXT) // 4)
     reported = phase != "after a chunk"
     assert closing["completion_tokens"] == (max(speech.OUTPUT_TOKENS, delivered) if reported else delivered), closing
