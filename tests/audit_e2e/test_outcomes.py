@@ -282,3 +282,15 @@ async def _at_rest(gateway: RunningGateway) -> list[dict[str, Any]]:
     for path in sorted(gateway.config.log_dir.glob("audit.*.log")):
         records += [json.loads(line) for line in path.read_bytes().splitlines()]
     return records
+
+
+async def test_without_an_audit_log(serving, provider):
+    """`audit.enabled = false`: answers as ever, no files, and health says that it is off."""
+    provider.default = _GOOD
+    with trio.fail_after(10):
+        gateway = await serving(provider, audit={"enabled": False})
+        assert (await gateway.ask(_CHAT, _CHAT.body("openai/m1"))).status == 200
+        health = (await gateway.get("/api/health")).json()
+    assert health["status"] == "healthy"
+    assert health["audit"]["status"] == "disabled", health
+    assert not list(gateway.config.log_dir.glob("audit.*"))
