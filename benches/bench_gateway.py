@@ -134,7 +134,7 @@ def run(short: bool) -> list[dict[str, Any]]:
         config = directory / "config.toml"
         config.write_text(
             f'[providers.hello]\nkind = "openai-compatible"\nbase_url = "http://127.0.0.1:{hello_port}/v1"\n'
-            '[providers.demo]\nenabled = true\n[telemetry]\nlog_level = "warning"\n'
+            '[models."hello/*"]\nfree = true\n[providers.demo]\nenabled = true\n[telemetry]\nlog_level = "warning"\n'
         )
         hello = str(Path(hello_server.__file__))
         stack.enter_context(_process([hello, str(hello_port)], hello_port, {}))
