@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -249,6 +250,22 @@ async def test_nothing_asked_is_nothing_used(autojump_clock: MockClock, gateway:
     assert isinstance(permit, Permit)
     gateway.settle(permit, Outcome(Status.CANCELLED))
     assert (books.only().usage, books.only().usage_source, books.only().attempts) == (None, None, ())
+
+
+class Broken:
+    length = None
+
+    async def receive(self) -> bytes:
+        raise ZeroDivisionError("a defect")
+
+
+async def test_a_defect_while_admitting_is_no_cancellation(autojump_clock: MockClock, gateway: Gateway, books: Books):
+    """What nobody foresaw is a 500 with its settlement, not a caller who went away."""
+    call = make_call(json_body(GOOD))
+    answer = await gateway.admit(msgspec.structs.replace(call, body=Broken()))
+    assert isinstance(answer, Answer)
+    assert (answer.status, code_of(answer)) == (500, "internal_error")
+    assert books.only().outcome.status is Status.FAILED
 
 
 async def test_stopping_refuses_new_requests(autojump_clock: MockClock, gateway: Gateway):

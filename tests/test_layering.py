@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "ledger",
         "permit",
         "settlement",
+        "telemetry",
     },
     "runtime": PURE_CORE
     | {

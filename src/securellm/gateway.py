@@ -11,6 +11,7 @@ settling never waits and is done exactly once.
 """
 
 import io
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -41,6 +42,7 @@ from securellm.permit import Permit
 from securellm.pricing.table import PriceTable, price_of
 from securellm.routing import Catalogue, PassedOver, Route
 from securellm.settlement import refused, settlement_of, settlement_of_call
+from securellm.telemetry.faults import describe_fault
 from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.origins import Origins
@@ -48,6 +50,8 @@ from securellm.upstream.reply import count_reply
 from securellm.upstream.stream import Pulled, Upstream
 from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.envelope import encode_error, error_headers
+
+_log = logging.getLogger("securellm.gateway")
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
@@ -142,6 +146,11 @@ class Gateway:
         except SecureLLMError as error:
             charge.release()
             return await self._refuse(call, error, caller, peeked, page)
+        except Exception as defect:  # ours; it leaves its records like any other refusal
+            charge.release()
+            _log.error("admitting request %s failed: %s", call.request_id, describe_fault(defect))
+            unforeseen = InternalError("internal error; the log has it under the request's id")
+            return await self._refuse(call, unforeseen, caller, peeked, page)
         except BaseException:
             charge.release()
             self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
@@ -163,13 +172,13 @@ class Gateway:
             reply = asked
         permit.bytes_out += len(reply.body)
         permit.bodies.answered(reply.body)
-        answer = Answer(reply.status, reply.headers, reply.body)
+        answer, outcome = Answer(reply.status, reply.headers, reply.body), reply.outcome
         try:
             await permit.bodies.seal(permit.request_id)
         except AuditUnavailable as error:
-            answer = _refusal(permit.call, error)
-        receipt = self.settle(permit, reply.outcome)
-        if reply.outcome.error_code == AuditUnavailable.code:
+            answer, outcome = _refusal(permit.call, error), _unrecorded(error, error.status)
+        receipt = self.settle(permit, outcome)
+        if outcome.error_code == AuditUnavailable.code:
             receipt = KEPT  # it says that nothing can be recorded: waiting for its own record would be for nothing
         return await self._durable(permit.call, answer, receipt)
 
@@ -182,7 +191,7 @@ class Gateway:
             await permit.bodies.seal(permit.request_id)
             await self.settle(permit, upstream.outcome).durable()
         except AuditUnavailable as error:
-            self.settle(permit, upstream.outcome)
+            self.settle(permit, _unrecorded(error, upstream.status))  # unless it was settled, and only came too late
             return pulled._replace(held=upstream.unrecorded(error), abort=True)
         return pulled
 
@@ -306,6 +315,11 @@ class Gateway:
 def _refusal(call: Call, error: SecureLLMError) -> Answer:
     headers = [CONTENT_TYPE_JSON, *error_headers(error), *id_headers(call.endpoint, call.request_id)]
     return Answer(error.status, headers, encode_error(call.endpoint.dialect, error, call.request_id))
+
+
+def _unrecorded(error: AuditUnavailable, status: int) -> Outcome:
+    """The outcome of a request whose answer was withheld because its body could not be recorded."""
+    return Outcome(Status.FAILED, status, error.code, error.recorded)
 
 
 def _check_hop(call: Call) -> None:

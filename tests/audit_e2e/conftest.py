@@ -2,7 +2,7 @@
 
 import pytest
 
-QUICK = ("test_outcomes", "test_reconcile")
+QUICK = ("test_outcomes", "test_reconcile", "test_bodies")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

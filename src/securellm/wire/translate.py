@@ -62,7 +62,6 @@ class Translated(msgspec.Struct, frozen=True):
 
     body: bytes
     dropped: tuple[str, ...]
-    include_usage_injected: bool  # usage in the stream was asked for by us
 
 
 def translate_request(
@@ -106,7 +105,6 @@ def translate_request(
     return Translated(
         body=written,
         dropped=dropped.names(),
-        include_usage_injected="stream_options" in encoded,
     )
 
 
