@@ -179,13 +179,30 @@ class Relay(Protocol):
         """The provider's error body in the caller's dialect; unchanged in the same dialect."""
 
 
+class Grants(msgspec.Struct, frozen=True):
+    """What a key may be used for; None is everything, an empty tuple is nothing.
+
+    `models` are ids or patterns as `openai/*`; `networks` are addresses or networks as `10.0.0.0/8`.
+    """
+
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    endpoints: tuple[str, ...] | None = None  # by Endpoint's values
+    networks: tuple[str, ...] | None = None
+
+
+EVERYTHING = Grants()
+
+
 class Caller(msgspec.Struct, frozen=True):
-    """Who is calling. `key_id` is None where authentication is off."""
+    """Who is calling. `key_id` is None where authentication is off; a key need not belong to a user or a team."""
 
     key_id: KeyId | None
     user_id: str | None
     name: str = ""
     role: str = "user"  # admin, operator, auditor, user
+    team_id: str | None = None
+    grants: Grants = EVERYTHING
 
 
 class Status(enum.Enum):
