@@ -232,12 +232,13 @@ class PayloadTooLarge(CallerError):
 
 
 class RateLimited(CallerError):
-    """Over a limit; `retry_after_s` says when it fits again."""
+    """Over a limit; `retry_after_s` says when it fits again, `headers` are those of its answer (`x-ratelimit-*`)."""
 
     status = 429
     type = "rate_limit_exceeded"
     code = "rate_limit"
     retryable = True
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class BytesInFlight(RateLimited):

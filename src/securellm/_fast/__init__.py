@@ -7,6 +7,8 @@ Which ones serve is decided here, once: the compiled ones where they were built,
 import os
 from typing import TYPE_CHECKING
 
+from securellm._fast import gcra_py as gcra
+
 if TYPE_CHECKING:
     from securellm._fast.sse_py import SSESplitter, parse_event
 
@@ -23,4 +25,4 @@ else:
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "SSESplitter", "parse_event"]
+__all__ = ["IMPLEMENTATION", "SSESplitter", "gcra", "parse_event"]
