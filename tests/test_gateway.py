@@ -16,7 +16,6 @@ from trio.testing import MockClock
 from rig.doors import KEY
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import open_store
-from securellm.audit.bodies import BodyRecorder
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Settlement, Status
 from securellm.config import load_config
 from securellm.gateway import Gateway
@@ -24,12 +23,7 @@ from securellm.ids import new_request_id
 from securellm.ledger import Ledger
 from securellm.permit import Permit
 from securellm.pricing.kept import load_table
-from securellm.providers.registry import describe_providers
-from securellm.providers.shipped import load_shipped
-from securellm.routing import Catalogue
-from securellm.upstream.ask import Asker
-from securellm.upstream.clients import UpstreamClients
-from securellm.upstream.origins import Origins
+from securellm.serving import make_serving
 from securellm.upstream.stream import Upstream
 
 SERVER = (
@@ -87,16 +81,13 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     path.write_text(f"[server]\n{SERVER}\n[providers.demo]\nenabled = true\n")
     environ = {"CONFIG_PATH": str(path), "API_KEYS": KEY, "STATE_DIRECTORY": str(tmp_path / "state")}
     config = load_config(environ=environ)
-    providers = describe_providers(config)
-    catalogue = Catalogue(config, providers, load_shipped())
-    origins, prices = Origins(), load_table(config)
-    ledger = Ledger(None, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=lambda: 0)
-    bodies = BodyRecorder(config.audit, None)
+    serving = make_serving(config, load_table(config))
+    ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
     ledger.subscribe(books.settled.append)
-    asker = Asker(UpstreamClients(providers), origins, config.timeouts, config.heartbeat, catalogue.max_output)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
-        yield Gateway(config, Accounts(config, store), catalogue, prices, origins, asker, ledger, bodies)
+        yield Gateway(serving, Accounts(config, store), ledger)
+    await serving.clients.aclose()
 
 
 def code_of(answer: Permit | Answer) -> str:

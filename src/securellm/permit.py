@@ -87,6 +87,11 @@ class Permit:
         return self.call.request_id
 
     @property
+    def epoch(self) -> str:
+        """The configuration under which the request began."""
+        return self.page.tariff.epoch
+
+    @property
     def endpoint(self) -> Endpoint:
         """The front door."""
         return self.call.endpoint

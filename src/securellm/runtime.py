@@ -12,10 +12,8 @@ import trio
 
 from securellm import __version__
 from securellm.accounts.snapshot import Accounts
-from securellm.accounts.store import open_store
+from securellm.accounts.store import Store, open_store
 from securellm.announcer import Announcer
-from securellm.audit.bodies import BodyRecorder
-from securellm.audit.content import open_content_store
 from securellm.audit.index import AuditIndex
 from securellm.audit.opening import open_audit, unix_us
 from securellm.config import Config
@@ -26,14 +24,11 @@ from securellm.ledger import Ledger
 from securellm.pricing.kept import keep_table, load_table
 from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
-from securellm.providers.registry import describe_providers
-from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
+from securellm.serving import Serving, make_serving
 from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
-from securellm.upstream.ask import Asker
 from securellm.upstream.client import ClientStatistics
-from securellm.upstream.clients import UpstreamClients
 from securellm.upstream.origins import Origins, OriginStatistics
 
 
@@ -45,75 +40,119 @@ class RuntimeStatistics(msgspec.Struct, frozen=True):
     origins: list[OriginStatistics]
 
 
+class Prepared(msgspec.Struct, frozen=True):
+    """Another configuration, ready to be put in force by `Runtime.commit`, or to be given up."""
+
+    serving: Serving
+    discovery: Discovery
+
+
 class Runtime:
     """What a server needs. Made by `run`, valid inside its body."""
 
     def __init__(
         self,
-        config: Config,
+        serving: Serving,
         gateway: Gateway,
         accounts: Accounts,
-        providers: dict[str, Provider],
-        catalogue: Catalogue,
         ledger: Ledger,
         metrics: Metrics,
-        clients: UpstreamClients,
-        origins: Origins,
         discovery: Discovery,
+        store: Store,
+        nursery: trio.Nursery,
     ) -> None:
-        self.config = config
         self.gateway = gateway
         self.accounts = accounts
-        self.providers = providers  # the enabled ones, by name
-        self.catalogue = catalogue
         self.ledger = ledger
         self.metrics = metrics
-        self.origins = origins
         self.started_s = time.monotonic()
-        self._clients = clients
+        self._serving = serving
         self._discovery = discovery
+        self._store = store
+        self._nursery = nursery
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._serving.config
+
+    @property
+    def providers(self) -> dict[str, Provider]:
+        """The enabled ones, by name."""
+        return self._serving.providers
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """What can be asked for."""
+        return self._serving.catalogue
+
+    @property
+    def origins(self) -> Origins:
+        """How the providers are doing."""
+        return self._serving.origins
 
     async def sync_models(self) -> list[SyncResult]:
         """Ask every provider for its models, now; one result for each."""
         return await self._discovery.sync()
 
+    async def prepare(self, config: Config) -> Prepared:
+        """Make everything that another configuration needs, and put nothing in force. Raises ConfigError."""
+        prices = await trio.to_thread.run_sync(_bring_into_force, config)
+        serving = make_serving(config, prices, before=self._serving)
+        discovery = Discovery(serving, self._store)
+        await discovery.recall()
+        return Prepared(serving, discovery)
+
+    async def give_up(self, prepared: Prepared) -> None:
+        """Close what was prepared and is not wanted."""
+        await prepared.serving.retire()
+
+    def commit(self, prepared: Prepared) -> None:
+        """Put it in force, at once and for every request that begins from now on. Waits for nothing."""
+        before, self._serving = self._serving, prepared.serving
+        self._discovery = prepared.discovery
+        self.accounts.configure(prepared.serving.config)
+        self.gateway.take(prepared.serving)
+        self._nursery.start_soon(before.retire)
+
+    async def aclose(self) -> None:
+        """Close the connections to providers, under a shield of its own, in bounded time; part of `run`."""
+        await self._serving.clients.aclose()
+
     def statistics(self) -> RuntimeStatistics:
         """The figures now."""
-        return RuntimeStatistics(self.gateway.statistics(), self._clients.statistics(), self.origins.statistics())
+        return RuntimeStatistics(
+            self.gateway.statistics(), self._serving.clients.statistics(), self.origins.statistics()
+        )
 
 
 async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> None:
     """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
-    providers = describe_providers(config)
-    catalogue = Catalogue(config, providers, load_shipped())
-    clients = UpstreamClients(providers)
-    origins = Origins()
     metrics = Metrics()
     prices = await trio.to_thread.run_sync(_bring_into_force, config)
+    serving = make_serving(config, prices)
     async with open_store(config) as store, open_audit(config) as audit:
-        ledger = Ledger(audit, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=unix_us)
+        ledger = Ledger(audit, tariff=serving.tariff, now_us=unix_us)
         ledger.subscribe(metrics.settled)
         ledger.subscribe(log_settled)
         ledger.event("config_loaded", detail={"source": str(config.source or "defaults"), "version": __version__})
         accounts = Accounts(config, store)
         await accounts.refresh()
-        asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
-        bodies = BodyRecorder(config.audit, open_content_store(config))
-        gateway = Gateway(config, accounts, catalogue, prices, origins, asker, ledger, bodies)
+        gateway = Gateway(serving, accounts, ledger)
         announcer = Announcer(store, ledger)
-        discovery = Discovery(providers, catalogue, clients, store, connect_s=config.timeouts.connect_s)
+        discovery = Discovery(serving, store)
         await discovery.recall()
-        runtime = Runtime(config, gateway, accounts, providers, catalogue, ledger, metrics, clients, origins, discovery)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(accounts.keep_fresh)
-                nursery.start_soon(announcer.keep_telling)
-                if audit is not None:
-                    nursery.start_soon(AuditIndex(config.log_dir, config.database.path).keep_filled)
+        async with trio.open_nursery() as nursery:
+            runtime = Runtime(serving, gateway, accounts, ledger, metrics, discovery, store, nursery)
+            nursery.start_soon(accounts.keep_fresh)
+            nursery.start_soon(announcer.keep_telling)
+            if audit is not None:
+                nursery.start_soon(AuditIndex(config.log_dir, config.database.path).keep_filled)
+            try:
                 await body(runtime)
-                nursery.cancel_scope.cancel()
-        finally:
-            await clients.aclose()  # under a shield of its own, in bounded time
+            finally:
+                await runtime.aclose()
+            nursery.cancel_scope.cancel()
 
 
 def _bring_into_force(config: Config) -> PriceTable:

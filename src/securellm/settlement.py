@@ -10,13 +10,15 @@ from securellm.tokens import estimate_request_tokens, estimate_tokens
 from securellm.wire.body import Peeked
 
 
-def settlement_of(permit: Permit, outcome: Outcome, epoch: str) -> Settlement:
+def settlement_of(permit: Permit, outcome: Outcome) -> Settlement:
     """The settlement of a request that was let in."""
     meter, target = permit.meter, permit.answered_by
     usage, source = usage_of(permit)
     last = permit.attempts[-1] if permit.attempts else None
     return msgspec.structs.replace(
-        settlement_of_call(permit.call, outcome, permit.caller, permit.peeked, epoch, bytes_out=permit.bytes_out),
+        settlement_of_call(
+            permit.call, outcome, permit.caller, permit.peeked, permit.epoch, bytes_out=permit.bytes_out
+        ),
         provider=target.provider.name if target is not None else None,
         model=target.model if target is not None else None,
         attempts=tuple(permit.attempts),
@@ -32,7 +34,7 @@ def settlement_of(permit: Permit, outcome: Outcome, epoch: str) -> Settlement:
 
 
 def settlement_of_call(
-    call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, epoch: str, *, bytes_out: int
+    call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, epoch: str, *, bytes_out: int = 0
 ) -> Settlement:
     """The settlement of a request that no provider was asked for."""
     return Settlement(
