@@ -32,12 +32,14 @@
             click
             cryptography
             h11
+            hiredis
             httpx
             hypercorn
             msgspec
             prometheus-client
             quart
             quart-trio
+            redis
             sqlalchemy
             trio
             truststore

@@ -29,6 +29,8 @@ LAYERS: dict[str, set[str]] = {
     "routing": BOTTOM | {"config", "providers"},
     "accounts": BOTTOM | {"config"},
     "limits": BOTTOM | {"_fast", "config"},
+    "redis_link": BOTTOM | {"config"},
+    "cache": PURE_CORE | {"config", "redis_link"},
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit", "tokens"},
@@ -108,6 +110,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "cryptography": ("audit",),
     "prometheus_client": ("telemetry",),
     "truststore": ("upstream",),
+    "redis": ("redis_link.servers",),
+    "hiredis": (),  # redis-py finds it by itself
     "click": ("cli",),
     "asyncio": (),  # we run on Trio
     "anyio": (),
