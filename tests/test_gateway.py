@@ -21,6 +21,8 @@ from securellm.config import load_config
 from securellm.gateway import Gateway
 from securellm.ids import new_request_id
 from securellm.ledger import Ledger
+from securellm.limits.limiter import Limiter
+from securellm.limits.process import ProcessStore
 from securellm.permit import Permit
 from securellm.pricing.kept import load_table
 from securellm.serving import make_serving
@@ -81,12 +83,14 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     path.write_text(f"[server]\n{SERVER}\n[providers.demo]\nenabled = true\n")
     environ = {"CONFIG_PATH": str(path), "API_KEYS": KEY, "STATE_DIRECTORY": str(tmp_path / "state")}
     config = load_config(environ=environ)
-    serving = make_serving(config, load_table(config))
-    ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
-    ledger.subscribe(books.settled.append)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
-        yield Gateway(serving, Accounts(config, store), ledger)
+        accounts = Accounts(config, store)
+        limiter = Limiter(config.rate_limit, ProcessStore(), accounts.rates, lambda: 0)
+        serving = make_serving(config, load_table(config), limiter)
+        ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
+        ledger.subscribe(books.settled.append)
+        yield Gateway(serving, accounts, ledger)
     await serving.clients.aclose()
 
 

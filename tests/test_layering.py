@@ -33,14 +33,17 @@ LAYERS: dict[str, set[str]] = {
     "cache": PURE_CORE | {"config", "redis_link"},
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
+    "workers": BOTTOM | {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit", "tokens"},
     "audit": BOTTOM | {"config", "accounts", "pricing"},
     "announcer": BOTTOM | {"accounts", "ledger"},
     "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream", "serving"},
-    "serving": BOTTOM | {"audit", "config", "ledger", "pricing", "providers", "routing", "upstream"},
+    "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
+    "candidates": BOTTOM | {"accounts", "pricing", "routing", "serving"},
+    "holdings": BOTTOM | {"limits", "routing", "tokens"},
     "intake": PURE_CORE | {"config", "limits"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
-    "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "limits", "ledger"},
+    "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "holdings", "ledger"},
     "settlement": PURE_CORE | {"permit", "tokens"},
     "gateway": PURE_CORE
     | {
@@ -58,6 +61,8 @@ LAYERS: dict[str, set[str]] = {
         "settlement",
         "telemetry",
         "intake",
+        "candidates",
+        "holdings",
         "serving",
     },
     "runtime": PURE_CORE
@@ -77,9 +82,10 @@ LAYERS: dict[str, set[str]] = {
         "discovery",
         "serving",
         "gateway",
+        "workers",
     },
     "web": PURE_CORE | {"__init__", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
-    "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web"},
+    "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web", "workers"},
     "cli": BOTTOM
     | {
         "__init__",
@@ -94,6 +100,7 @@ LAYERS: dict[str, set[str]] = {
         "runtime",
         "web",
         "server",
+        "workers",
     },
 }
 
@@ -142,12 +149,14 @@ NURSERIES: set[str] = {
     "web.listening",  # the connections
     "web.asgi",  # one a request: its work, beside the news that the caller has gone
     "upstream.pump",  # one a stream: reading from the provider, beside the timers of who waits for it
+    "workers.channel",  # one a question to all workers
     "discovery",  # one a sync: every provider's list at once
 }
 
 LINES_AT_MOST = 600
 # The verifier is handed to auditors as one file, with its own Ed25519 and its own reader of notes.
-LONGER = {"audit.verify": 950}
+# The table of settings is data, a row a setting.
+LONGER = {"audit.verify": 950, "config.table": 800}
 LINES_WITHOUT_A_REASON = 400
 
 

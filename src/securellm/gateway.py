@@ -16,23 +16,24 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
-from securellm.chat import Answer, Call, Caller, Endpoint, Headers, Outcome, Receipt, Status
+from securellm.candidates import candidates_of
+from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
 from securellm.errors import (
     AuditUnavailable,
     InternalError,
     InvalidKey,
+    RequestCancelled,
     SecureLLMError,
     ShuttingDown,
-    UnpricedModel,
-    UnsupportedEndpoint,
 )
+from securellm.holdings import Holdings
 from securellm.intake import check_head, check_hop, peek_body, read_body
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
 from securellm.permit import Permit
-from securellm.pricing.table import price_of
-from securellm.routing import PassedOver, Route
+from securellm.routing import Route
 from securellm.serving import Serving
 from securellm.settlement import refused, settlement_of, settlement_of_call
 from securellm.telemetry.faults import describe_fault
@@ -122,26 +123,28 @@ class Gateway:
         except SecureLLMError as error:
             return self._turn_away(call, error)
         peeked: Peeked | None = None
-        charge = self._in_flight.open_charge()
+        holdings = Holdings(self._in_flight.open_charge())
         serving.enter()
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
             check_head(call)
-            body = await read_body(call, charge, serving.config.server)
+            check_caller(caller, call.endpoint, call.client_ip)
+            body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_body(call.endpoint, body)
-            route = _route(serving, call, peeked)
+            route = candidates_of(serving, caller, call, peeked.model)
+            await holdings.take(serving.limiter, caller, route.targets[0], body)
             bodies = await serving.bodies.open(call.endpoint, body)
         except BaseException as error:
             serving.leave()
-            charge.release()
+            holdings.release()
             if not isinstance(error, Exception):
                 self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
                 raise
             return await self._refuse(call, _told(call, error), caller, peeked, page)
         page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
         deadline_s = call.started_s + serving.config.timeouts.total_s
-        permit = Permit(call, caller, peeked, body, route, charge, page, bodies, deadline_s)
+        permit = Permit(call, caller, peeked, body, route, holdings, page, bodies, deadline_s)
         self._open[call.request_id] = _Open(permit, serving)
         return permit
 
@@ -184,9 +187,10 @@ class Gateway:
         if permit.receipt is not None:
             return permit.receipt
         permit.close_attempt(outcome.error_code if outcome.status is not Status.CANCELLED else "cancelled")
-        permit.release()
         self._open.pop(permit.request_id).serving.leave()
         priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
+        usage = priced.settlement.usage
+        permit.holdings.settle(usage.total_tokens if usage is not None else None)
         permit.receipt = self._ledger.settle(permit.page, priced, permit.bodies.hashes)
         return permit.receipt
 
@@ -203,6 +207,14 @@ class Gateway:
         """End every open request with an error of the caller's dialect, as its last word."""
         for permit, _ in list(self._open.values()):
             permit.interrupt(ShuttingDown("the gateway is stopping", retry_after_s=1.0))
+
+    def end_requests_of(self, keys: frozenset[KeyId]) -> None:
+        """End the open requests of keys that are no longer in force (`security.cut_revoked`)."""
+        if not keys or not self._serving.config.security.cut_revoked:
+            return
+        for permit, _ in list(self._open.values()):
+            if permit.caller.key_id in keys:
+                permit.interrupt(RequestCancelled("the key of this request is no longer in force"))
 
     def statistics(self) -> GatewayStatistics:
         """The figures now."""
@@ -261,32 +273,6 @@ def _told(call: Call, error: Exception) -> SecureLLMError:
         return error
     _log.error("admitting request %s failed: %s", call.request_id, describe_fault(error))
     return InternalError("internal error; the log has it under the request's id")
-
-
-def _route(serving: Serving, call: Call, peeked: Peeked) -> Route:
-    x_provider = call.header(b"x-provider")
-    catalogue, healthy = serving.catalogue, serving.origins.healthy
-    try:
-        route = catalogue.route(peeked.model, x_provider, call.endpoint, healthy)
-    except UnsupportedEndpoint:
-        if call.endpoint is not Endpoint.COUNT_TOKENS:
-            raise
-        # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
-        route = catalogue.route(peeked.model, x_provider, Endpoint.MESSAGES, healthy)
-    return _priced(serving, route)
-
-
-def _priced(serving: Serving, route: Route) -> Route:
-    """The route without targets that have no price. Raises UnpricedModel when none is left."""
-    find = serving.prices.find
-    unpriced = [target for target in route.targets if find(target.provider.name, target.model) is None]
-    if not unpriced:
-        return route
-    priced = tuple(target for target in route.targets if target not in unpriced)
-    if not priced:
-        price_of(serving.prices, unpriced[0].provider.name, unpriced[0].model)
-    passed_over = tuple(PassedOver(target, UnpricedModel.code) for target in unpriced)
-    return msgspec.structs.replace(route, targets=priced, passed_over=route.passed_over + passed_over)
 
 
 def _can_count(route: Route) -> bool:

@@ -9,8 +9,8 @@ import trio
 from securellm.audit.bodies import Bodies
 from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
 from securellm.errors import SecureLLMError
+from securellm.holdings import Holdings
 from securellm.ledger import Page
-from securellm.limits.in_flight import Charge
 from securellm.routing import Route, Target
 from securellm.wire.body import Peeked
 
@@ -53,7 +53,7 @@ class Permit:
         peeked: Peeked,
         body: bytes,
         route: Route,
-        charge: Charge,
+        holdings: Holdings,
         page: Page,
         bodies: Bodies,
         deadline_s: float,
@@ -63,6 +63,7 @@ class Permit:
         self.peeked = peeked
         self.body = body
         self.route = route
+        self.holdings = holdings
         self.page = page
         self.bodies = bodies
         self.deadline_s = deadline_s
@@ -76,7 +77,6 @@ class Permit:
         self.first_token_s: float | None = None
         self.complete = False  # the provider's own terminal event, or a whole body, has been read
         self.receipt: Receipt | None = None
-        self._charge = charge
         self._current: OpenAttempt | None = None
         self._scope: trio.CancelScope | None = None
         self._interruption: SecureLLMError | None = None
@@ -124,10 +124,6 @@ class Permit:
         self.attempts.append(
             Attempt(number=len(self.attempts) + 1, provider=target.provider.name, model=target.model, skipped=reason)
         )
-
-    def release(self) -> None:
-        """Give back what the request holds; part of settling."""
-        self._charge.release()
 
     @property
     def interruption(self) -> SecureLLMError | None:

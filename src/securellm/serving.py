@@ -10,6 +10,7 @@ from securellm.audit.bodies import BodyRecorder
 from securellm.audit.content import open_content_store
 from securellm.config import Config
 from securellm.ledger import Tariff
+from securellm.limits.limiter import Limiter
 from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
 from securellm.providers.registry import describe_providers
@@ -32,6 +33,7 @@ class Serving:
         origins: Origins,
         clients: UpstreamClients,
         bodies: BodyRecorder,
+        limiter: Limiter,
     ) -> None:
         self.config = config
         self.providers = providers
@@ -40,6 +42,7 @@ class Serving:
         self.origins = origins
         self.clients = clients
         self.bodies = bodies
+        self.limiter = limiter
         self.asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
         self.tariff = Tariff(config.epoch, prices.sha256, prices.cost_nusd)
         self._open_requests = 0
@@ -68,7 +71,7 @@ class Serving:
             await self.clients.aclose()  # under a shield of its own, in bounded time
 
 
-def make_serving(config: Config, prices: PriceTable, *, before: Serving | None = None) -> Serving:
+def make_serving(config: Config, prices: PriceTable, limiter: Limiter, *, before: Serving | None = None) -> Serving:
     """What a configuration makes; providers that are described as before keep what is known of how they are doing."""
     providers = describe_providers(config)
     origins = before.origins.kept_for(providers.values()) if before is not None else Origins()
@@ -80,4 +83,5 @@ def make_serving(config: Config, prices: PriceTable, *, before: Serving | None =
         origins,
         UpstreamClients(providers),
         BodyRecorder(config.audit, open_content_store(config)),
+        limiter,
     )

@@ -4,7 +4,8 @@ The only owner of retries. The rules, in the order in which they are met:
 
 1. Targets are asked in the route's order. One that fails before its answer begins in a way that another may heal is
    followed by the next at once; the last one is asked again, after a wait (`retry.py`).
-2. A target whose breaker is open, or that cannot express the request, is passed over, and the record says why.
+2. A target whose breaker is open, whose limit is reached, or that cannot express the request, is passed over, and the
+   record says why.
 3. Nothing is asked again after a timeout, or once an answer has begun: it may have been paid for.
 4. A kept connection that had been closed under us is no attempt of the provider's: the request goes out once more.
 
@@ -30,8 +31,11 @@ from securellm.errors import (
     DestinationRefused,
     FirstTokenTimeout,
     InternalError,
+    LimitsUnavailable,
+    OverCapacity,
     ProviderAnswered,
     ProviderError,
+    RateLimited,
     SecureLLMError,
     TotalTimeout,
     UpstreamAuth,
@@ -55,6 +59,9 @@ from securellm.wire.envelope import parse_error
 _log = logging.getLogger("securellm.upstream")
 
 MAX_OPENING_BYTES = 1024 * 1024  # pings and comments before the first semantic event; more is no stream
+
+
+NOT_ASKED = (CircuitOpen, RateLimited, OverCapacity, LimitsUnavailable)  # says less than why an earlier one failed
 
 
 class Failed(Exception):
@@ -130,7 +137,7 @@ class Asker:
             return await self._ask_again(permit, last)
         except Failed as failed:
             # That the last one was passed over explains less than why an earlier one failed.
-            if worst is not None and isinstance(failed.error, CircuitOpen | CallerError):
+            if worst is not None and isinstance(failed.error, (*NOT_ASKED, CallerError)):
                 raise worst from failed
             raise
 
@@ -147,7 +154,7 @@ class Asker:
             try:
                 return await self._ask_once(permit, target)
             except Failed as failed:
-                if isinstance(failed.error, CircuitOpen) and failure is not None:
+                if isinstance(failed.error, NOT_ASKED) and failure is not None:
                     raise failure from failed
                 if not _may_retry(failed.error):
                     raise
@@ -186,6 +193,10 @@ class Asker:
                     retry_after_s=leave.retry_after_s,
                 )
             )
+        refusal = await self._take(permit, target, leave)
+        if refusal is not None:
+            permit.skip(target, refusal.code)
+            raise Failed(refusal)
         attempt = permit.open_attempt(target, prepared.relay.meter)
         try:
             await permit.page.asking(target, attempt.number).durable()
@@ -200,6 +211,18 @@ class Asker:
             raise Failed(error) from error
         finally:
             leave.abandoned()  # nothing was learnt, unless something above has said otherwise
+
+    async def _take(self, permit: Permit, target: Target, leave: Leave) -> SecureLLMError | None:
+        """Take the provider's share of the limits; why it cannot be had, if it cannot."""
+        refusal: SecureLLMError | None = None
+        try:
+            refusal = await permit.holdings.ask_provider(target)
+        except LimitsUnavailable as error:
+            refusal = error
+        finally:
+            if refusal is not None:
+                leave.abandoned()
+        return refusal
 
     async def _exchange(
         self, permit: Permit, target: Target, prepared: Prepared, attempt: OpenAttempt, origin: Origin, leave: Leave
@@ -320,6 +343,7 @@ def _another_may_answer(error: SecureLLMError) -> bool:
         error,
         ConnectTimeout
         | CircuitOpen
+        | LimitsUnavailable
         | UpstreamAuth
         | DestinationRefused
         | UpstreamInvalid
