@@ -6,6 +6,10 @@ to announce a stop, and leaves idle connections open while it stops.
 
     SIGTERM ── not ready ── announce_s ── no new connections ── open requests, at most term_s ── error events ── exit 0
     SIGINT   ── the same with interrupt_s and no announcement        a second signal ── at once
+    SIGHUP   ── the configuration is read again
+
+A worker is told by its supervisor instead, and a signal of its own only begins the drain: whoever signals all processes
+of a group at once does not mean it twice.
 
 Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands in a module of its own, which can be
 imported even before Trio.
@@ -15,18 +19,23 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import trio
 
+from securellm.config import Config
 from securellm.config.tree import Tls
 from securellm.errors import ConfigError
 from securellm.web.binding import bind_sockets
+from securellm.workers.reloading import Reloader
+from securellm.workers.stops import Stops
 
 if TYPE_CHECKING:
     from securellm.web.listening import Listening
     from securellm.web.seam import Runtime
+    from securellm.workers.worker import Link
 
 LAST_WORDS_S = 5.0  # how long open requests have to send their error event when the drain's time is over
 
@@ -39,25 +48,38 @@ async def serve(
     runtime: "Runtime",
     *,
     sockets: list[socket.socket],
+    load: Callable[[], Config] | None = None,
+    link: "Link | None" = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on the sockets until a signal says stop and the drain is done. Starts with the URLs that are served.
+    """Serve on the sockets until told to stop and the drain is done. Starts with the URLs that are served.
 
-    The sockets are closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
+    `load` reads the configuration again, for a reload; `link` leads to the supervisor, in a worker. The sockets are
+    closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
     """
     from securellm.web.listening import Listening
 
     listening = Listening(runtime, sockets, tls_context(runtime.config.security.tls))
+    stops = Stops()
+    reloader = Reloader(runtime, load if load is not None else lambda: runtime.config)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             urls = await nursery.start(listening.run)
-            for url in urls:
-                _log.info("serving on %s", url)
+            if link is None:
+                for url in urls:
+                    _log.info("serving on %s", url)
+                ask, asked = trio.open_memory_channel[None](1)
+                nursery.start_soon(_obey_signals, signals, stops, ask)
+                nursery.start_soon(_reload_when_asked, asked, reloader)
+            else:
+                nursery.start_soon(_obey_first_signal, signals, stops)
+                nursery.start_soon(link.serve, stops, reloader)
             task_status.started(urls)
-            first = await _next_stop(signals)
-            nursery.start_soon(_drain_then_cancel, runtime, listening, first, nursery.cancel_scope)
-            await _next_stop(signals)
-            _log.warning("a second signal: stopping at once, open requests are cut")
+            await stops.told()
+            if stops.order is not None:
+                nursery.start_soon(_drain_then_cancel, runtime, listening, stops.order, nursery.cancel_scope)
+            await stops.told_at_once()
+            _log.warning("stopping at once: open requests are cut")
             nursery.cancel_scope.cancel()
 
 
@@ -102,11 +124,25 @@ async def _drain_then_cancel(
     scope.cancel()
 
 
-async def _next_stop(signals: AsyncIterator[int]) -> signal.Signals:
-    """The next signal that means stop. SIGHUP does not: a reload is not built in this version."""
+async def _obey_signals(signals: AsyncIterator[int], stops: Stops, ask: trio.MemorySendChannel[None]) -> None:
+    """A process that serves alone: the first signal begins the drain, a second one ends it."""
     async for number in signals:
-        received = signal.Signals(number)
-        if received is not signal.SIGHUP:
-            return received
-        _log.info("SIGHUP: ignored; this version reads its configuration at start only")
-    raise AssertionError("the stream of signals has no end")
+        if number == signal.SIGHUP:
+            with suppress(trio.WouldBlock):  # one is waiting already, and will read what there is then
+                ask.send_nowait(None)
+        elif stops.order is None:
+            stops.drain(signal.Signals(number))
+        else:
+            stops.at_once()
+
+
+async def _reload_when_asked(asked: trio.MemoryReceiveChannel[None], reloader: Reloader) -> None:
+    async for _ in asked:
+        await reloader.reload()
+
+
+async def _obey_first_signal(signals: AsyncIterator[int], stops: Stops) -> None:
+    """A worker: it is the supervisor who becomes impatient, and who reloads."""
+    async for number in signals:
+        if number != signal.SIGHUP:
+            stops.drain(signal.Signals(number))

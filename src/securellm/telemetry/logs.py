@@ -70,11 +70,17 @@ class _Redactor:
 
 
 _redactor = _Redactor()
+_fields_of_all: dict[str, str | int] = {}
 
 
 def add_secrets(secrets: Iterable[Secret]) -> None:
     """Make these values unsayable in every log line from now on."""
     _redactor.add(secrets)
+
+
+def add_field(name: str, value: str | int) -> None:
+    """Put a field on every line of this process from now on."""
+    _fields_of_all[name] = value
 
 
 def redact(text: str) -> str:
@@ -105,6 +111,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_fields_of_all,
         }
         request_id = request_id_var.get()
         if request_id is not None:

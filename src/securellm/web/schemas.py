@@ -137,6 +137,21 @@ HEALTH: Schema = {
         "database": _PART,
         "redis": _PART,
         "audit": _PART,
+        "workers": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["slot", "error", "pid", "uptime_s", "config_epoch", "open_requests"],
+                "properties": {
+                    "slot": {"type": "integer"},
+                    "error": {"type": ["string", "null"]},
+                    "pid": {"type": ["integer", "null"]},
+                    "uptime_s": {"type": ["integer", "null"]},
+                    "config_epoch": {"type": ["string", "null"]},
+                    "open_requests": {"type": ["integer", "null"]},
+                },
+            },
+        },
     },
 }
 SYNCED: Schema = {
