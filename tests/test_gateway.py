@@ -42,6 +42,9 @@ class Body:
         self.read = 0
         self._steps = list(steps)
 
+    def receive_nowait(self) -> bytes | None:
+        return None
+
     async def receive(self) -> bytes:
         self.read += 1
         await trio.lowlevel.checkpoint()
@@ -249,6 +252,9 @@ async def test_nothing_asked_is_nothing_used(autojump_clock: MockClock, gateway:
 
 class Broken:
     length = None
+
+    def receive_nowait(self) -> bytes | None:
+        return None
 
     async def receive(self) -> bytes:
         raise ZeroDivisionError("a defect")

@@ -61,6 +61,9 @@ class BodySource(Protocol):
     def length(self) -> int | None:
         """The announced Content-Length in bytes, None when chunked."""
 
+    def receive_nowait(self) -> bytes | None:
+        """The next piece if it is here already, b"" at the end, None when it has to be waited for."""
+
     async def receive(self) -> bytes:
         """The next piece, b"" at the end. The first call answers `Expect: 100-continue`."""
 
@@ -268,6 +271,9 @@ class Settlement(msgspec.Struct, frozen=True):
     context_truncated: bool
     config_epoch: str
     cost_nusd: int | None = None  # of all attempts, in nano-USD; None when nothing was used
+    cache: str = "off"  # off, miss, hit, shared (the answer to a simultaneous identical request)
+    saved_nusd: int | None = None  # what the answer cost when it was made; of a hit
+    overrun_nusd: int | None = None  # what was used beyond what had been reserved of a budget
 
 
 class Receipt(Protocol):

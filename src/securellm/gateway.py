@@ -32,7 +32,7 @@ from securellm.holdings import Holdings
 from securellm.intake import check_head, check_hop, peek_body, read_body
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
-from securellm.permit import Permit
+from securellm.permit import OpenRequest, Permit, open_request
 from securellm.routing import Route
 from securellm.serving import Serving
 from securellm.settlement import refused, settlement_of, settlement_of_call
@@ -186,7 +186,7 @@ class Gateway:
         """Close the request's books. Waits for nothing; a second call returns the first receipt."""
         if permit.receipt is not None:
             return permit.receipt
-        permit.close_attempt(outcome.error_code if outcome.status is not Status.CANCELLED else "cancelled")
+        permit.close_attempt(outcome.error_code or ("cancelled" if outcome.status is Status.CANCELLED else None))
         self._open.pop(permit.request_id).serving.leave()
         priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
         usage = priced.settlement.usage
@@ -207,6 +207,18 @@ class Gateway:
         """End every open request with an error of the caller's dialect, as its last word."""
         for permit, _ in list(self._open.values()):
             permit.interrupt(ShuttingDown("the gateway is stopping", retry_after_s=1.0))
+
+    def requests(self) -> list[OpenRequest]:
+        """What is being served now, the oldest first."""
+        return [open_request(permit) for permit, _ in self._open.values()]
+
+    def cancel(self, request_id: str, reason: str, *, of: Caller | None = None) -> bool:
+        """End an open request, only if it is that caller's where one is given; False when there is no such request."""
+        found = self._open.get(request_id)
+        if found is None or (of is not None and not _owns(of, found.permit.caller)):
+            return False
+        found.permit.interrupt(RequestCancelled(reason))
+        return True
 
     def end_requests_of(self, keys: frozenset[KeyId]) -> None:
         """End the open requests of keys that are no longer in force (`security.cut_revoked`)."""
@@ -273,6 +285,12 @@ def _told(call: Call, error: Exception) -> SecureLLMError:
         return error
     _log.error("admitting request %s failed: %s", call.request_id, describe_fault(error))
     return InternalError("internal error; the log has it under the request's id")
+
+
+def _owns(caller: Caller, owner: Caller) -> bool:
+    """The request was made with the caller's key, or by its user."""
+    same_user = caller.user_id is not None and caller.user_id == owner.user_id
+    return same_user or caller.key_id == owner.key_id
 
 
 def _can_count(route: Route) -> bool:

@@ -4,6 +4,8 @@ Everything is taken by `take` and given back by `settle` or `release`, which wai
 and calling again changes nothing. A refusal gives back what was taken before it.
 """
 
+import math
+
 import trio
 
 from securellm.chat import Caller, Headers
@@ -20,11 +22,12 @@ APART_BYTES = 1024 * 1024  # of a body that takes milliseconds to look through
 class Holdings:
     """One request's. Made with the charge for its body, which may still grow."""
 
-    __slots__ = ("charge", "hold", "tokens")
+    __slots__ = ("charge", "hold", "most_output_bytes", "tokens")
 
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
         self.hold: Hold | None = None
+        self.most_output_bytes: float = math.inf  # of an answer for which no more was reserved
         self.tokens = 0  # that the limits count until the real number is known
 
     async def take(self, limiter: Limiter, caller: Caller, target: Target, body: bytes) -> None:

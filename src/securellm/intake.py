@@ -45,24 +45,35 @@ async def read_body(call: Call, charge: Charge, server: Server) -> bytes:
     if call.body.length is not None:
         _check_size(call.body.length, limit_bytes)
         charge.grow_to(call.body.length)
+    whole = call.body.receive_nowait()
+    if whole is not None and call.body.length == len(whole) and call.body.receive_nowait() == b"":
+        return whole  # it came with the head, as small ones do: no timers, and no copy
+    return await _gather(call, whole or b"", charge, server)
+
+
+async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> bytes:
+    """The rest of a body that does not come at once."""
     body = io.BytesIO()  # grows in place, where a list of pieces would be held twice when it is joined
     size_bytes = 0
     rate_bytes_s = server.body_min_rate_bytes_s
     rate_deadline_s = trio.current_time() + server.body_idle_timeout_s
+    piece: bytes | None = first or None
     while True:
-        allowed_s = rate_deadline_s + size_bytes / rate_bytes_s if rate_bytes_s else math.inf
-        deadline_s = min(allowed_s, trio.current_time() + server.body_idle_timeout_s)
-        with trio.CancelScope(deadline=deadline_s) as scope:
-            piece = await call.body.receive()
-        if scope.cancelled_caught:
-            limits = "server.body_idle_timeout_s, server.body_min_rate_bytes_s"
-            raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes ({limits})")
+        if piece is None:
+            allowed_s = rate_deadline_s + size_bytes / rate_bytes_s if rate_bytes_s else math.inf
+            deadline_s = min(allowed_s, trio.current_time() + server.body_idle_timeout_s)
+            with trio.CancelScope(deadline=deadline_s) as scope:
+                piece = await call.body.receive()
+            if scope.cancelled_caught:
+                limits = "server.body_idle_timeout_s, server.body_min_rate_bytes_s"
+                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes ({limits})")
         if not piece:
             return body.getvalue()
         size_bytes += len(piece)
-        _check_size(size_bytes, limit_bytes)
+        _check_size(size_bytes, server.max_request_size_bytes)
         charge.grow_to(size_bytes)
         body.write(piece)
+        piece = None
 
 
 async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:

@@ -4,6 +4,7 @@ A permit is made by `Gateway.admit` and ends with `Gateway.settle`. It is the on
 and only the task that serves the request changes it; `interrupt` may be called from outside.
 """
 
+import msgspec
 import trio
 
 from securellm.audit.bodies import Bodies
@@ -142,3 +143,43 @@ class Permit:
         if self._interruption is not None:
             scope.cancel()
         return scope
+
+
+class OpenRequest(msgspec.Struct, frozen=True):
+    """A request under way, for whoever asks what is being served. Nothing of its content."""
+
+    request_id: str
+    key_id: str | None
+    user_id: str | None
+    client_ip: str
+    endpoint: str
+    requested_model: str
+    provider: str | None  # that is being asked
+    model: str | None
+    stream: bool
+    attempts: int
+    age_s: float
+    bytes_in: int
+    bytes_out: int
+    config_epoch: str
+
+
+def open_request(permit: Permit) -> OpenRequest:
+    """A permit as it is shown."""
+    call, target = permit.call, permit.answered_by
+    return OpenRequest(
+        request_id=permit.request_id,
+        key_id=permit.caller.key_id,
+        user_id=permit.caller.user_id,
+        client_ip=call.client_ip,
+        endpoint=call.endpoint.value,
+        requested_model=permit.peeked.model,
+        provider=target.provider.name if target is not None else None,
+        model=target.model if target is not None else None,
+        stream=permit.peeked.stream,
+        attempts=permit.asked,
+        age_s=round(trio.current_time() - call.started_s, 3),
+        bytes_in=len(permit.body),
+        bytes_out=permit.bytes_out,
+        config_epoch=permit.epoch,
+    )

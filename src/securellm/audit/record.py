@@ -62,6 +62,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     estimated_cost_usd: Decimal | None = None
     cost_nusd: int | None = None
     price_table: str | None = None
+    saved_nusd: int | None = None
+    overrun_nusd: int | None = None
     finish_reason: str | None = None
     duration_ms: Decimal | None = None
     first_token_ms: Decimal | None = None
