@@ -13,8 +13,8 @@ def _extensions() -> list[Extension]:
     if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
         return []
     required = os.environ.get("SECURELLM_REQUIRE_EXTENSIONS") == "1"
-    sources = ["src/securellm/_fast/sse_c.pyx"]
-    names = ["securellm._fast.sse_c"]
+    sources = ["src/securellm/_fast/gcra_c.pyx", "src/securellm/_fast/sse_c.pyx"]
+    names = ["securellm._fast.gcra_c", "securellm._fast.sse_c"]
     try:
         from Cython.Build import cythonize
     except ImportError:

@@ -7,9 +7,8 @@ Which ones serve is decided here, once: the compiled ones where they were built,
 import os
 from typing import TYPE_CHECKING
 
-from securellm._fast import gcra_py as gcra
-
 if TYPE_CHECKING:
+    from securellm._fast import gcra_py as gcra
     from securellm._fast.sse_py import SSESplitter, parse_event
 
     IMPLEMENTATION: str  # "compiled" or "pure"
@@ -17,10 +16,12 @@ else:
     try:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
+        from securellm._fast import gcra_c as gcra
         from securellm._fast.sse_c import SSESplitter, parse_event
 
         IMPLEMENTATION = "compiled"
     except ImportError:
+        from securellm._fast import gcra_py as gcra
         from securellm._fast.sse_py import SSESplitter, parse_event
 
         IMPLEMENTATION = "pure"

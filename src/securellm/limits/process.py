@@ -6,6 +6,9 @@ bound the bucket that is nearest to full, of a few, is forgotten early, which th
 """
 
 from collections import deque
+from collections.abc import Callable
+from itertools import islice
+from types import ModuleType
 
 from securellm._fast import gcra
 from securellm.limits.quota import (
@@ -17,6 +20,7 @@ from securellm.limits.quota import (
     Never,
     Short,
     StoreStatistics,
+    find_refusal,
     refuse,
 )
 
@@ -26,14 +30,16 @@ _CANDIDATES = 8  # of which one is forgotten when there are too many
 
 
 class ProcessStore:
-    """One process's buckets."""
+    """One process's buckets. `twin` is the arithmetic's, `_fast.gcra` but in a comparison."""
 
-    def __init__(self, max_buckets: int = MAX_BUCKETS) -> None:
+    def __init__(self, max_buckets: int = MAX_BUCKETS, twin: ModuleType = gcra) -> None:
         self._max_buckets = max_buckets
         self._tats_us: dict[bytes, int] = {}
         self._counts: dict[bytes, int] = {}  # of CONCURRENT; bounded by the requests that are being served
         self._round: deque[bytes] = deque()  # the buckets in the order in which they are looked at
         self._forgotten = 0
+        self._take_all: Callable[[dict[bytes, int], dict[bytes, int], Demands, int, int], Levels | None]
+        self._take_all = twin.take_all
 
     def __repr__(self) -> str:
         """What an operator may see."""
@@ -41,20 +47,17 @@ class ProcessStore:
 
     def take(self, demands: Demands, tokens: int, now_us: int) -> Levels | Denied | Never | Short:
         """See Store."""
-        levels = self._decide(demands, tokens, now_us)
-        if not isinstance(levels, tuple):
-            return levels
-        for demand, level in zip(demands, levels, strict=True):
-            if demand.measure is Measure.CONCURRENT:
-                self._counts[demand.bucket] = level
-            else:
-                self._keep(demand.bucket, level, now_us)
+        tats_us = self._tats_us
+        levels = self._take_all(tats_us, self._counts, demands, tokens, now_us)
+        if levels is None:
+            return refuse(demands, tokens, now_us, [self._level(demand) for demand in demands])
+        if len(tats_us) != len(self._round):
+            self._sweep(now_us)
         return levels
 
     def would_allow(self, demands: Demands, tokens: int, now_us: int) -> Denied | Never | Short | None:
         """See Store."""
-        answer = self._decide(demands, tokens, now_us)
-        return None if isinstance(answer, tuple) else answer
+        return find_refusal(demands, tokens, now_us, [self._level(demand) for demand in demands])
 
     def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
         """See Store."""
@@ -66,8 +69,9 @@ class ProcessStore:
             else:
                 self._counts.pop(bucket, None)
         elif amount < 0:
-            tat_us = self._tats_us.get(bucket, 0)
-            self._keep(bucket, gcra.charge(tat_us, now_us, demand.quota.cost_us(-amount)), now_us)
+            self._tats_us[bucket] = gcra.charge(self._tats_us.get(bucket, 0), now_us, demand.quota.cost_us(-amount))
+            if len(self._tats_us) != len(self._round):
+                self._sweep(now_us)
         elif (known_us := self._tats_us.get(bucket)) is not None:
             self._tats_us[bucket] = gcra.give_back(known_us, now_us, demand.quota.returned_us(amount), level)
 
@@ -78,50 +82,29 @@ class ProcessStore:
         """See Store."""
         return StoreStatistics("process", len(self._tats_us) + len(self._counts), self._max_buckets, self._forgotten)
 
-    def _decide(self, demands: Demands, tokens: int, now_us: int) -> Levels | Denied | Never:
-        tats_us, take = self._tats_us, gcra.take
-        levels = []
-        for demand in demands:
-            measure = demand.measure
-            if measure is Measure.CONCURRENT:
-                level = self._counts.get(demand.bucket, 0) + 1
-                if level > demand.quota.burst:
-                    return self._refuse(demands, tokens, now_us)
-            else:
-                cost_us = demand.cost_us or demand.quota.cost_us(tokens)
-                level = take(tats_us.get(demand.bucket, 0), now_us, cost_us, demand.capacity_us)
-                if level < 0:
-                    return self._refuse(demands, tokens, now_us)
-            levels.append(level)
-        return tuple(levels)
-
-    def _refuse(self, demands: Demands, tokens: int, now_us: int) -> Denied | Never:
-        """Why not: the demand that can never be met, else the one to wait longest for."""
-        return refuse(demands, tokens, now_us, [self._level(demand) for demand in demands])
-
     def _level(self, demand: Demand) -> int:
         kept = self._counts if demand.measure is Measure.CONCURRENT else self._tats_us
         return kept.get(demand.bucket, 0)
 
-    def _keep(self, bucket: bytes, tat_us: int, now_us: int) -> None:
-        if bucket not in self._tats_us:
-            self._make_room(now_us)
-            self._round.append(bucket)
-        self._tats_us[bucket] = tat_us
-
-    def _make_room(self, now_us: int) -> None:
-        """Look at two old buckets, for a new one that is about to be kept."""
+    def _sweep(self, now_us: int) -> None:
+        """For each new bucket look at two old ones."""
         tats_us, waiting = self._tats_us, self._round
-        for _ in range(min(_LOOKED_AT, len(waiting))):
-            bucket = waiting.popleft()
-            if tats_us[bucket] <= now_us:
-                del tats_us[bucket]
-            else:
-                waiting.append(bucket)
-        if len(waiting) >= self._max_buckets:
-            candidates = [waiting.popleft() for _ in range(min(_CANDIDATES, len(waiting)))]
-            nearest = min(candidates, key=tats_us.__getitem__)
-            candidates.remove(nearest)
-            waiting.extend(candidates)
-            del tats_us[nearest]
-            self._forgotten += 1
+        for new in tuple(islice(reversed(tats_us), len(tats_us) - len(waiting))):
+            for _ in range(min(_LOOKED_AT, len(waiting))):
+                old = waiting.popleft()
+                if tats_us[old] <= now_us:
+                    del tats_us[old]
+                else:
+                    waiting.append(old)
+            waiting.append(new)
+            if len(waiting) > self._max_buckets:
+                self._forget_one()
+
+    def _forget_one(self) -> None:
+        """Of the oldest few the one that is nearest to full."""
+        candidates = [self._round.popleft() for _ in range(min(_CANDIDATES, len(self._round)))]
+        nearest = min(candidates, key=self._tats_us.__getitem__)
+        candidates.remove(nearest)
+        self._round.extend(candidates)
+        del self._tats_us[nearest]
+        self._forgotten += 1

@@ -27,9 +27,9 @@ _BUCKET_BYTES = 16  # no two buckets ever share such a hash
 class Measure(enum.IntEnum):
     """What is counted."""
 
-    REQUESTS = 0
-    TOKENS = 1
-    CONCURRENT = 2
+    REQUESTS = gcra.REQUESTS
+    TOKENS = gcra.TOKENS
+    CONCURRENT = gcra.CONCURRENT
 
 
 class Scope(enum.Enum):
@@ -51,7 +51,7 @@ class Quota(msgspec.Struct, frozen=True):
 
     def cost_us(self, amount: int) -> int:
         """How much of the bucket `amount` takes, rounded up."""
-        return -(-amount * self.period_us // self.limit)
+        return gcra.cost_of(amount, self.limit, self.period_us)
 
     def returned_us(self, amount: int) -> int:
         """How much of the bucket `amount` gives back, rounded down."""
@@ -60,14 +60,14 @@ class Quota(msgspec.Struct, frozen=True):
     @property
     def capacity_us(self) -> int:
         """How much the full bucket holds."""
-        return self.burst * self.period_us // self.limit
+        return self.cost_us(self.burst)
 
     def remaining(self, level: int, now_us: int) -> int:
         """How many would be granted now of a bucket at `level`."""
         if self.period_us == 0:
             return max(self.burst - level, 0)
         room_us = self.capacity_us - max(level - now_us, 0)
-        return max(room_us, 0) * self.limit // self.period_us
+        return min(max(room_us, 0) * self.limit // self.period_us, self.burst)
 
     def reset_us(self, level: int, now_us: int) -> int:
         """How long until a bucket at `level` is full."""
@@ -75,12 +75,14 @@ class Quota(msgspec.Struct, frozen=True):
 
 
 class Demand(NamedTuple):
-    """One bucket that a request takes from. `demand_of` makes it."""
+    """One bucket that a request takes from. `demand_of` makes it. The first six are a `gcra.Cell`, in its order."""
 
     measure: Measure
     bucket: bytes  # its name in a store, the same in every process
-    capacity_us: int
+    capacity: int  # of the full bucket in microseconds, or the highest count
     cost_us: int  # of one request; 0 for the other measures
+    limit: int
+    period_us: int
     quota: Quota
     scope: Scope
     subject: str  # whose: a key's id, a provider's name …
@@ -143,7 +145,14 @@ class Store(Protocol):
 
 
 def refuse(demands: Demands, tokens: int, now_us: int, levels: list[int]) -> Denied | Never:
-    """Why not, of buckets at `levels` that do not grant all: what can never be met, else what to wait longest for."""
+    """As `find_refusal`, of buckets that are known not to grant all."""
+    refusal = find_refusal(demands, tokens, now_us, levels)
+    assert refusal is not None, "at least one demand was refused"
+    return refusal
+
+
+def find_refusal(demands: Demands, tokens: int, now_us: int, levels: list[int]) -> Denied | Never | None:
+    """What buckets at `levels` do not grant: what can never be met, else what to wait longest for, else None."""
     worst: Denied | None = None
     for demand, level in zip(demands, levels, strict=True):
         if demand.measure is Measure.CONCURRENT:
@@ -152,11 +161,10 @@ def refuse(demands: Demands, tokens: int, now_us: int, levels: list[int]) -> Den
             if demand.measure is Measure.TOKENS and tokens > demand.quota.burst:
                 return Never(demand)
             cost_us = demand.cost_us or demand.quota.cost_us(tokens)
-            wait_us = -gcra.take(level, now_us, cost_us, demand.capacity_us)
+            wait_us = -gcra.take(level, now_us, cost_us, demand.capacity)
         if wait_us > 0 and (worst is None or wait_us > worst.retry_after_us):
             quota = demand.quota
             worst = Denied(demand, wait_us, quota.remaining(level, now_us), quota.reset_us(level, now_us))
-    assert worst is not None, "at least one demand was refused"
     return worst
 
 
@@ -165,7 +173,8 @@ def demand_of(scope: Scope, subject: str, measure: Measure, quota: Quota) -> Dem
     name = f"{scope.value}\0{measure.value}\0{subject}".encode("utf-8", "surrogatepass")
     bucket = hashlib.blake2b(name, digest_size=_BUCKET_BYTES).digest()
     cost_us = quota.cost_us(1) if measure is Measure.REQUESTS else 0
-    return Demand(measure, bucket, quota.capacity_us, cost_us, quota, scope, subject)
+    capacity = quota.burst if measure is Measure.CONCURRENT else quota.capacity_us
+    return Demand(measure, bucket, capacity, cost_us, quota.limit, quota.period_us, quota, scope, subject)
 
 
 def demands_of(scope: Scope, subject: str, rates: Rates) -> Demands:
