@@ -75,7 +75,9 @@ class Supervisor:
         *,
         work: Callable[[Start], int],
         load: Callable[[], Config],
+        hung_s: float = HUNG_S,
     ) -> None:
+        self._hung_s = hung_s
         self._config = config
         self._sockets = sockets
         self._run_dir = run_dir
@@ -224,8 +226,8 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.pid is None and worker.start_at_s is not None and now_s >= worker.start_at_s:
                 self._spawn(worker)
-            elif worker.ready_s is not None and now_s - worker.heard_s > HUNG_S and not self._is_heard(worker):
-                _log.error("worker %d has not turned its event loop for %g s: killed", worker.slot, HUNG_S)
+            elif worker.ready_s is not None and now_s - worker.heard_s > self._hung_s and not self._is_heard(worker):
+                _log.error("worker %d has not turned its event loop for %g s: killed", worker.slot, self._hung_s)
                 worker.kill()
         self._go_on_reloading(now_s)
 
@@ -245,7 +247,7 @@ class Supervisor:
         elif self._reload is not None:
             due_s.append(self._reload.ends_s)
         else:
-            due_s += [worker.heard_s + HUNG_S for worker in self._workers.values() if worker.ready_s is not None]
+            due_s += [worker.heard_s + self._hung_s for worker in self._workers.values() if worker.ready_s is not None]
         return max(0.0, min(due_s) - time.monotonic() + 0.001) if due_s else None
 
     # stopping
