@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "pricing": PURE_CORE | {"config"},  # what a body may cost is told from its weight
     "routing": BOTTOM | {"config", "providers"},
     "accounts": BOTTOM | {"config"},
-    "limits": BOTTOM | {"_fast", "config"},
+    "limits": BOTTOM | {"_fast", "accounts", "config"},
     "redis_link": BOTTOM | {"config"},
     "cache": PURE_CORE | {"config", "redis_link"},
     "ids": BOTTOM,
@@ -114,6 +114,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "werkzeug": ("web",),
     "h11": ("server", "web"),
     "sqlalchemy": ("accounts", "audit.index"),
+    "alembic": ("accounts",),
+    "psycopg": ("accounts",),
     "cryptography": ("audit",),
     "prometheus_client": ("telemetry",),
     "truststore": ("upstream",),

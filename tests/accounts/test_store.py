@@ -136,15 +136,16 @@ def test_no_first_key_where_none_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_schema_says_its_revision(tmp_path: Path) -> None:
-    """A migration tool finds revision 1; a store of a later revision is refused and left alone."""
+    """Earlier versions and alembic find revision 2; a store of a later revision is refused and left alone."""
     config = _config(tmp_path)
     _read(config)
     with sqlite3.connect(config.database.path) as connection:
-        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert connection.execute("SELECT version FROM schema_version").fetchall() == [(2,)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("2",)]
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        connection.execute("INSERT INTO schema_version VALUES (2, 0)")
+        connection.execute("INSERT INTO schema_version VALUES (3, 0)")
     connection.close()
-    with pytest.raises(StoreUnavailable, match="schema revision 2"):
+    with pytest.raises(StoreUnavailable, match="schema revision 3, this version knows 2"):
         _read(config)
 
 
@@ -181,7 +182,8 @@ def test_a_vanished_file_is_an_outage(tmp_path: Path) -> None:
 
 def test_another_file_in_its_place_is_read(tmp_path: Path) -> None:
     """A store that is restored from a copy under our feet is opened anew."""
-    config, other = _config(tmp_path / "one"), _config(tmp_path / "two")
+    pepper = Secret("0123456789abcdef")
+    config, other = (_config(tmp_path / name, pepper=pepper) for name in ("one", "two"))
     store, copy = Store(config), Store(other)
     _create(store, "old")
     _create(copy, "restored")
@@ -194,6 +196,22 @@ def test_another_file_in_its_place_is_read(tmp_path: Path) -> None:
     assert table is not None
     assert [record.name for record in table.records] == ["restored"]
     store.close()
+
+
+def test_another_pepper_is_an_outage(tmp_path: Path) -> None:
+    """With a pepper that the keys were not made with nothing is told of them, and nothing is kept under it."""
+    minted = _create(Store(_config(tmp_path)))
+    (tmp_path / "state" / "pepper").write_text("another pepper of some length")
+    with pytest.raises(StoreUnavailable, match="the pepper is not the one that the keys in .*models.db were made with"):
+        _read(_config(tmp_path))
+    with pytest.raises(StoreUnavailable, match="pepper"):
+        _create(Store(_config(tmp_path)))
+    (tmp_path / "state" / "pepper").unlink()
+    with pytest.raises(StoreUnavailable, match="pepper"):
+        _read(_config(tmp_path))
+    with sqlite3.connect(tmp_path / "state" / "models.db") as connection:
+        assert connection.execute("SELECT id FROM keys").fetchall() == [(minted.id,)]
+    connection.close()
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ NOT_SET_BY_ANYBODY = {
     "source",
     "warnings",
     "database.path",
+    "database.server",
     "rate_limit.providers",
 }  # `load.py` makes them
 

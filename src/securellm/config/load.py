@@ -12,16 +12,15 @@ from pathlib import Path
 import msgspec
 
 from securellm.config import checks, table
-from securellm.config.database import read_database_url
+from securellm.config.database import is_server_url, read_database_url, shown_url
 from securellm.config.lines import locate_keys
-from securellm.config.mistakes import ConfigMistakes, Mistake, shown
+from securellm.config.mistakes import ConfigMistakes, Mistake, WrongValue, shown
 from securellm.config.places import choose_log_dir, choose_state_dir
 from securellm.config.secrets import Secret, SecretMissing, is_reference, resolve_reference
 from securellm.config.show import epoch_of
 from securellm.config.sources import Sources
 from securellm.config.table import Kind
 from securellm.config.tree import DEFAULT_RATES, Config, Rates, Server, Timeouts
-from securellm.config.values import WrongValue
 
 DEFAULT_CONFIG_PATH = "/etc/securellm/config.toml"
 SHORT_KEY_CHARACTERS = 16  # 64 bits in hex digits; keys that we make have 256 bits
@@ -143,19 +142,30 @@ class _Loading:
         copy = self.sources.value("audit", "checkpoint_copy")
         if isinstance(copy, str):
             self._put(("audit", "checkpoint_copy"), Path(copy).expanduser().absolute())
-        url = self.sources.value("database", "url")
-        path = state_dir / "models.db"
-        if isinstance(url, str):
-            try:
-                path = Path(read_database_url(url)).absolute()
-            except WrongValue as exc:
-                self.sources.add_mistake(("database", "url"), str(exc))
-        self._put(("database", "path"), path)
-        self._put(("database", "url"), f"sqlite:///{path}")
+        self._put_store(state_dir)
         for key in ("cert_path", "key_path"):
             given = self.sources.value("security", "tls", key)
             if isinstance(given, str):
                 self._put(("security", "tls", key), self._existing_file(("security", "tls", key), given))
+
+    def _put_store(self, state_dir: Path) -> None:
+        """The file or the server that the URL names. Machines that share a server must share the pepper, too."""
+        given = self._secret(("database", "url"))
+        path = state_dir / "models.db"
+        if given is not None and is_server_url(given.reveal()):
+            self._put(("database", "server"), given)
+            self._put(("database", "url"), shown_url(given.reveal()))
+            if not self.sources.was_given(("security", "pepper")):
+                message = "a PostgreSQL server needs security.pepper as env:NAME or file:PATH, the same everywhere"
+                self.sources.add_mistake(("database", "url"), message)
+        else:
+            if given is not None:
+                try:
+                    path = Path(read_database_url(given.reveal())).absolute()
+                except WrongValue as exc:
+                    self.sources.add_mistake(("database", "url"), str(exc))
+            self._put(("database", "url"), f"sqlite:///{path}")
+        self._put(("database", "path"), path)
 
     def _existing_file(self, path: tuple[str, ...], given: str) -> Path:
         file = self._beside() / given

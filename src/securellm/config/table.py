@@ -196,8 +196,8 @@ SETTINGS: tuple[Setting, ...] = (
         "database",
         _row(
             "url",
-            Kind.URL,
-            "The key store: `sqlite:<path>`; the URL forms of sqlx and SQLAlchemy are both accepted.",
+            Kind.SECRET_URL,
+            "The key store: `sqlite:<path>` or `postgresql://user@host/database`, as sqlx or SQLAlchemy write it.",
             env="DATABASE_URL",
             default_text="`sqlite:<state_dir>/models.db`",
         ),
@@ -470,6 +470,11 @@ SETTINGS: tuple[Setting, ...] = (
             Kind.SECRET,
             "What keys are hashed with.",
             default_text="`<state_dir>/pepper`, made when missing",
+        ),
+        _row(
+            "cut_revoked",
+            Kind.BOOL,
+            "Whether answers that are under way end when their key is revoked or expires; else they are finished.",
         ),
     ),
     *_rows(

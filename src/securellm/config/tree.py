@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from securellm.config.database import Place, passwords_in
 from securellm.config.secrets import Secret
 
 MEBIBYTE_BYTES = 1024 * 1024
@@ -34,12 +35,18 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Database(msgspec.Struct, frozen=True):
-    """`[database]`: the store of accounts. `path` is the SQLite file that `url` names, or None for a server."""
+    """`[database]`: the store of accounts. `url` is for people; what it names is `path`, a SQLite file, or `server`."""
 
     url: str = ""
     max_connections: int = 10
     max_stale_s: float = 60.0
     path: Path = Path()
+    server: Secret | None = None  # the whole URL, which may hold a password
+
+    @property
+    def place(self) -> Place:
+        """Where the store is: the server's URL, else the file."""
+        return self.path if self.server is None else self.server
 
 
 class Redis(msgspec.Struct, frozen=True):
@@ -203,6 +210,7 @@ class Security(msgspec.Struct, frozen=True):
     api_keys: tuple[Secret, ...] = ()
     require_auth: bool = True
     allowed_origins: tuple[str, ...] = ()
+    cut_revoked: bool = True
     pepper: Secret | None = None
     tls: Tls = Tls()
 
@@ -282,5 +290,7 @@ class Config(msgspec.Struct, frozen=True):
     def secrets(self) -> list[Secret]:
         """Every secret that the configuration holds, for the redaction of logs."""
         keys = [provider.api_key for provider in self.providers.values()]
-        ours = (self.security.pepper, self.audit.signing_key, self.audit.content_key, self.redis.url)
-        return [secret for secret in (*keys, *self.security.api_keys, *ours) if secret is not None]
+        server = self.database.server
+        ours = (self.security.pepper, self.audit.signing_key, self.audit.content_key, self.redis.url, server)
+        passwords = [Secret(password) for password in passwords_in(server.reveal())] if server is not None else []
+        return [secret for secret in (*keys, *self.security.api_keys, *ours, *passwords) if secret is not None]

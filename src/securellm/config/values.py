@@ -7,7 +7,8 @@ eight words, lists are separated by commas, and anything else is an error that n
 import re
 from urllib.parse import urlsplit
 
-from securellm.config.mistakes import shown
+from securellm.config.database import check_database_url, is_server_url, passwords_in
+from securellm.config.mistakes import WrongValue, shown
 from securellm.config.secrets import is_reference
 from securellm.config.table import Kind, Setting
 
@@ -51,10 +52,6 @@ _NEVER_UP = frozenset(
 )
 
 
-class WrongValue(ValueError):
-    """A value that its setting cannot have; the text says what was got and what was expected."""
-
-
 def read_text(setting: Setting, text: str) -> object:
     """A value from the environment or a flag as the file would hold it. Raises WrongValue."""
     if setting.kind is Kind.BOOL:
@@ -96,7 +93,7 @@ def check(setting: Setting, value: object) -> object:
                 raise WrongValue(f"got {shown(value)}, expected one of {', '.join(setting.choices)}")
             return value
         case Kind.SECRET | Kind.SECRET_URL:
-            return _reference(value) if setting.kind is Kind.SECRET else _secret_url(value)
+            return _reference(value) if setting.kind is Kind.SECRET else _secret_url(setting, value)
         case Kind.SECRETS | Kind.TEXTS | Kind.ORIGINS | Kind.NETWORKS | Kind.HEADERS:
             return _list(setting, value)
         case Kind.URL:
@@ -151,12 +148,24 @@ def redis_url(text: str) -> str:
     return text
 
 
-def _secret_url(value: object) -> str:
+def url_of_service(setting: Setting, text: str) -> str:
+    """A URL which may hold a password: nothing of a wrong one is shown. Raises WrongValue."""
+    if setting.path[0] == "redis":
+        return redis_url(text)
+    check_database_url(text)
+    return text
+
+
+def _secret_url(setting: Setting, value: object) -> str:
     """A reference, or a URL that holds no password."""
     if isinstance(value, str) and is_reference(value):
         return value
-    text = redis_url(_text(value))
-    if ":" in text.partition("://")[2].partition("/")[0].rpartition("@")[0]:
+    text = url_of_service(setting, _text(value))
+    if is_server_url(text):
+        has_password = bool(passwords_in(text))
+    else:
+        has_password = ":" in text.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if has_password:
         raise WrongValue("a password in the file is not allowed; write the whole URL as env:NAME or file:PATH")
     return text
 
