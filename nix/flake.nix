@@ -29,6 +29,7 @@
           # The versions are nixpkgs', not those of requirements/serve.lock.
           pythonRelaxDeps = true;
           dependencies = with pkgs.python313Packages; [
+            alembic
             click
             cryptography
             h11
