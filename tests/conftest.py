@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from rig.fixtures import gateway, lane, provider, second_provider, serving
+from rig.postgres_server import PLACES as POSTGRES_PLACES
 from rig.replay import CORPUS, corpus_is_there
 
 __all__ = ["gateway", "lane", "provider", "second_provider", "serving"]
@@ -17,7 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _LEFT_OUT = pytest.StashKey[int]()
 _LACKING = pytest.StashKey[dict[str, int]]()
-_TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # servers lie outside a user's PATH
+# Servers lie outside a user's PATH.
+_TOOL_PATH = ":".join(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *POSTGRES_PLACES])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -94,13 +94,42 @@ BUDGETS = Table(
     Column("rolling_s", LONG, nullable=False),
 )
 
+# What was spent of a budget, in its window, or in a bucket of a rolling one; and what is leased of it to a process.
+# `budget_id` is `bounds.budget_id`; a budget that is taken away and made again goes on.
+BUDGET_SPENT = Table(
+    "budget_spent",
+    METADATA,
+    Column("budget_id", String(160), primary_key=True),
+    Column("start_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("nusd", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+    Index("budget_spent_by_end", "end_s"),
+)
+
+BUDGET_LEASES = Table(
+    "budget_leases",
+    METADATA,
+    Column("budget_id", String(160), primary_key=True),
+    Column("start_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("end_s", BigInteger, primary_key=True, autoincrement=False),
+    Column("owner", String(32), primary_key=True),  # one run of one process
+    Column("number", BigInteger, nullable=False),  # of the owner's last exchange about it
+    Column("settled_nusd", BigInteger, nullable=False),  # in all: what of it is in budget_spent
+    Column("settled_tokens", BigInteger, nullable=False),
+    Column("nusd", BigInteger, nullable=False),  # what is leased now
+    Column("tokens", BigInteger, nullable=False),
+    Column("expires_at_s", BigInteger, nullable=False),  # then whoever comes next charges it
+)
+
 EVENTS = Table(
     "events",  # what was done to the store and is not yet in the audit log, oldest first
     METADATA,
     Column("id", LONG, primary_key=True),
     Column("at_s", LONG, nullable=False),
     Column("action", String(32), nullable=False),
-    Column("subject", String(160), nullable=False),  # the id of the key, user, team, budget or request
+    # The id of the key, user, team, budget or request. SQLite keeps to no length, and the first files said 64.
+    Column("subject", String(160).with_variant(String(64), "sqlite"), nullable=False),
     Column("actor", String(160), nullable=False, server_default=""),
     Column("changed", Text, nullable=False, server_default=""),
     Column("taken_until_s", LONG),  # somebody is telling it, and is given up after that

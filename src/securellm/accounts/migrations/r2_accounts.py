@@ -48,11 +48,34 @@ def upgrade() -> None:
         sa.Column("limit_tokens", sa.BigInteger),
         sa.Column("rolling_s", LONG, nullable=False),
     )
+    _add_spending()
     with op.batch_alter_table("events") as events:
         events.add_column(sa.Column("actor", sa.String(160), nullable=False, server_default=""))
         events.add_column(sa.Column("changed", sa.Text, nullable=False, server_default=""))
         events.add_column(sa.Column("taken_until_s", LONG))
     _make_index_anew()
+
+
+def _add_spending() -> None:
+    where = ("budget_id", sa.String(160)), ("start_s", sa.BigInteger), ("end_s", sa.BigInteger)
+    op.create_table(
+        "budget_spent",
+        *(sa.Column(name, kind, primary_key=True, autoincrement=False) for name, kind in where),
+        sa.Column("nusd", sa.BigInteger, nullable=False),
+        sa.Column("tokens", sa.BigInteger, nullable=False),
+    )
+    op.create_index("budget_spent_by_end", "budget_spent", ["end_s"])
+    op.create_table(
+        "budget_leases",
+        *(sa.Column(name, kind, primary_key=True, autoincrement=False) for name, kind in where),
+        sa.Column("owner", sa.String(32), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("settled_nusd", sa.BigInteger, nullable=False),
+        sa.Column("settled_tokens", sa.BigInteger, nullable=False),
+        sa.Column("nusd", sa.BigInteger, nullable=False),
+        sa.Column("tokens", sa.BigInteger, nullable=False),
+        sa.Column("expires_at_s", sa.BigInteger, nullable=False),
+    )
 
 
 def _rates() -> tuple[sa.Column[int], ...]:
