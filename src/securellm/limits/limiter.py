@@ -184,13 +184,14 @@ class Limiter:
 class Hold:
     """What one request has taken. Made by `Limiter.admit`, ended by `settle`."""
 
-    __slots__ = ("_at_provider", "_limiter", "_only_refused", "_settled", "_taken")
+    __slots__ = ("_asked", "_at_provider", "_limiter", "_only_refused", "_settled", "_taken")
 
     def __init__(self, limiter: Limiter) -> None:
         self._limiter = limiter
         self._taken: list[_Taken] = []  # the caller's, if any, then the provider's that is being asked, if any
         self._at_provider = False  # the last of them is a provider's
-        self._only_refused = False  # providers refused by their limits, and none was asked
+        self._asked = False  # at least one provider's limits let the request through
+        self._only_refused = False  # providers' limits refused, and no provider was asked
         self._settled = False
 
     async def ask_provider(self, provider: str, tokens: int) -> RateLimited | OverCapacity | None:
@@ -199,15 +200,16 @@ class Hold:
         What an earlier attempt took is settled as unused, but for its count. Raises LimitsUnavailable.
         """
         limiter = self._limiter
-        self._end_attempt(None)
-        demands = limiter._of_provider.get(provider)
-        if demands is None:
-            self._only_refused = False
-            return None
-        held = len(self._taken)
-        refusal = await limiter._take(self, demands, tokens)
-        self._at_provider = len(self._taken) > held
-        self._only_refused = refusal is not None
+        if self._at_provider:
+            self._at_provider = False
+            limiter._give_back(self._taken.pop(), None)
+        refusal = None
+        if demands := limiter._of_provider.get(provider):
+            held = len(self._taken)
+            refusal = await limiter._take(self, demands, tokens)
+            self._at_provider = len(self._taken) > held
+        self._only_refused = refusal is not None and not self._asked
+        self._asked = self._asked or refusal is None
         return refusal
 
     def headers(self) -> Headers:
@@ -224,16 +226,9 @@ class Hold:
         if self._settled:
             return
         self._settled = True
-        self._end_attempt(tokens)
         for taken in self._taken:
             # Where no provider could be asked the request is refused, and what is refused is not counted.
             self._limiter._give_back(taken, tokens, requests=self._only_refused)
-        self._taken.clear()
-
-    def _end_attempt(self, tokens: int | None) -> None:
-        if self._at_provider:
-            self._at_provider = False
-            self._limiter._give_back(self._taken.pop(), tokens)
 
 
 def _merged(own: Rates | None, otherwise: Rates) -> Rates:
