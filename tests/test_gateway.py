@@ -15,12 +15,14 @@ from trio.testing import MockClock
 
 from rig.doors import KEY
 from securellm.accounts.snapshot import Accounts
+from securellm.accounts.spending import SpendingDatabase
 from securellm.accounts.store import open_store
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Settlement, Status
 from securellm.config import load_config
 from securellm.gateway import Gateway
 from securellm.ids import new_request_id
 from securellm.ledger import Ledger
+from securellm.limits.budgets import Budgets
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
 from securellm.permit import Permit
@@ -93,7 +95,7 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
         serving = make_serving(config, load_table(config), limiter)
         ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
         ledger.subscribe(books.settled.append)
-        yield Gateway(serving, accounts, ledger)
+        yield Gateway(serving, accounts, Budgets(SpendingDatabase(config), accounts.budgets), ledger)
     await serving.clients.aclose()
 
 

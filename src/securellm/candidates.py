@@ -4,14 +4,20 @@ A target that falls out is passed over, and the record says why; only when none 
 reason of the first.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from securellm.accounts.authority import check_model, may_use
 from securellm.chat import Call, Caller, Endpoint
 from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
+from securellm.holdings import Most
+from securellm.pricing.bound import image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
 from securellm.serving import Serving
+from securellm.wire.body import Peeked
+from securellm.wire.weight import Weight
 
 
 def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
@@ -35,6 +41,30 @@ def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> R
     left = tuple(target for target, reason in zip(route.targets, reasons, strict=True) if not reason)
     fallen = tuple(PassedOver(target, reason) for target, reason in zip(route.targets, reasons, strict=True) if reason)
     return msgspec.structs.replace(route, targets=left, passed_over=route.passed_over + fallen)
+
+
+def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
+    """The dearest of the targets, each at its own prices and bounds."""
+    most = Most(0, 0, 0)
+    for target in targets:
+        provider, model = target.provider, target.model
+        price = price_of(serving.prices, provider.name, model)
+        card = serving.catalogue.card(provider.name, model)
+        output = serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens
+        bound = worst_case(
+            endpoint,
+            peeked,
+            weight,
+            price,
+            image_tokens=image_tokens_at_most(provider.kind, model),
+            window_tokens=card.context if card is not None else None,
+            max_output_tokens=output,
+        )
+        output_tokens = (peeked.max_output_tokens or output) * peeked.n * weight.answers
+        most = Most(
+            max(most.cost_nusd, bound.cost_nusd), max(most.tokens, bound.tokens), max(most.output_tokens, output_tokens)
+        )
+    return most
 
 
 def _reason(serving: Serving, caller: Caller, target: Target) -> str:

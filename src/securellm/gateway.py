@@ -18,7 +18,7 @@ import msgspec
 
 from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
-from securellm.candidates import candidates_of
+from securellm.candidates import candidates_of, most_of
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
 from securellm.errors import (
     AuditUnavailable,
@@ -29,8 +29,9 @@ from securellm.errors import (
     ShuttingDown,
 )
 from securellm.holdings import Holdings
-from securellm.intake import check_head, check_hop, peek_body, read_body
-from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
+from securellm.intake import check_head, check_hop, peek_body, read_body, weigh_body
+from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
+from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
 from securellm.permit import OpenRequest, Permit, open_request
 from securellm.routing import Route
@@ -66,9 +67,10 @@ class _Open(NamedTuple):
 class Gateway:
     """Serves every lane of the process."""
 
-    def __init__(self, serving: Serving, accounts: Accounts, ledger: Ledger) -> None:
+    def __init__(self, serving: Serving, accounts: Accounts, budgets: Budgets, ledger: Ledger) -> None:
         self._serving = serving
         self._accounts = accounts
+        self._budgets = budgets
         self._ledger = ledger
         self._in_flight = InFlightBytes(serving.config.server.max_in_flight_bytes)
         self._open: dict[str, _Open] = {}
@@ -134,6 +136,10 @@ class Gateway:
             peeked = await peek_body(call.endpoint, body)
             route = candidates_of(serving, caller, call, peeked.model)
             await holdings.take(serving.limiter, caller, route.targets[0], body)
+            if self._accounts.budgets(caller):
+                weight = await weigh_body(call.endpoint, body)
+                most = most_of(serving, call.endpoint, peeked, weight, route.targets)
+                await holdings.reserve(self._budgets, caller, most, call.request_id)
             bodies = await serving.bodies.open(call.endpoint, body)
         except BaseException as error:
             serving.leave()
@@ -189,10 +195,25 @@ class Gateway:
         permit.close_attempt(outcome.error_code or ("cancelled" if outcome.status is Status.CANCELLED else None))
         self._open.pop(permit.request_id).serving.leave()
         priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
-        usage = priced.settlement.usage
-        permit.holdings.settle(usage.total_tokens if usage is not None else None)
+        priced = self._settle_holdings(permit, priced)
         permit.receipt = self._ledger.settle(permit.page, priced, permit.bodies.hashes)
         return permit.receipt
+
+    def _settle_holdings(self, permit: Permit, priced: Priced) -> Priced:
+        """Give back what the request held and did not use; an overrun of its budget is noted beside its record."""
+        settlement = priced.settlement
+        usage, cost_nusd = settlement.usage, settlement.cost_nusd or 0
+        overrun_nusd = permit.holdings.settle(usage.total_tokens if usage is not None else None, cost_nusd)
+        if not overrun_nusd:
+            return priced
+        _log.error("request %s cost %d nano-USD more than was reserved of its budget", permit.request_id, overrun_nusd)
+        self._ledger.event(
+            "budget_overrun",
+            client_ip=permit.call.client_ip,
+            detail={"request_id": permit.request_id, "overrun_nusd": overrun_nusd},
+        )
+        settlement = msgspec.structs.replace(settlement, overrun_nusd=overrun_nusd)
+        return msgspec.structs.replace(priced, settlement=settlement)
 
     @property
     def stopping(self) -> bool:

@@ -13,6 +13,7 @@ from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.limits.in_flight import Charge
 from securellm.wire.body import Peeked, check_headers, peek
+from securellm.wire.weight import Weight, weigh
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
@@ -81,6 +82,13 @@ async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:
     if len(body) < PEEK_APART_BYTES:
         return peek(endpoint, body)
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True)
+
+
+async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
+    """What the body may be charged for; a large one is looked at beside the event loop."""
+    if len(body) < PEEK_APART_BYTES:
+        return weigh(endpoint, body)
+    return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True)
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:

@@ -4,8 +4,12 @@ The runtime wraps the server and not the other way round: a long-lived task that
 error, and the books are closed after the last connection. This is the one nursery for long-lived work.
 """
 
+import logging
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 import trio
@@ -14,11 +18,12 @@ from securellm import __version__
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.store import Store, open_store
 from securellm.announcer import Announcer
-from securellm.audit.index import AuditIndex
+from securellm.audit.index import open_index
 from securellm.audit.opening import open_audit, unix_us
+from securellm.commons import Commons, open_commons
 from securellm.config import Config
 from securellm.discovery import Discovery, SyncResult
-from securellm.errors import ConfigError
+from securellm.errors import ConfigError, StoreUnavailable
 from securellm.gateway import Gateway, GatewayStatistics
 from securellm.ledger import Ledger
 from securellm.pricing.kept import keep_table, load_table
@@ -30,6 +35,12 @@ from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
 from securellm.upstream.client import ClientStatistics
 from securellm.upstream.origins import Origins, OriginStatistics
+from securellm.workers.channel import Channel
+from securellm.workers.place import ALONE, Place
+
+INDEX_RETRY_S = 10.0  # between two looks for a store that is down
+
+_log = logging.getLogger("securellm.runtime")
 
 
 class RuntimeStatistics(msgspec.Struct, frozen=True):
@@ -38,6 +49,17 @@ class RuntimeStatistics(msgspec.Struct, frozen=True):
     gateway: GatewayStatistics
     clients: list[ClientStatistics]
     origins: list[OriginStatistics]
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """How one worker is; `error` says why that cannot be told."""
+
+    slot: int
+    error: str | None = None
+    pid: int | None = None
+    uptime_s: int | None = None
+    config_epoch: str | None = None
+    open_requests: int | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -59,17 +81,23 @@ class Runtime:
         metrics: Metrics,
         discovery: Discovery,
         store: Store,
+        commons: Commons,
+        channel: Channel,
         nursery: trio.Nursery,
     ) -> None:
         self.gateway = gateway
         self.accounts = accounts
         self.ledger = ledger
         self.metrics = metrics
+        self.channel = channel  # to the other workers
         self.started_s = time.monotonic()
         self._serving = serving
         self._discovery = discovery
         self._store = store
+        self.commons = commons
         self._nursery = nursery
+        channel.register("status", self._status)
+        channel.register("metrics", self._show_metrics)
 
     @property
     def config(self) -> Config:
@@ -95,10 +123,22 @@ class Runtime:
         """Ask every provider for its models, now; one result for each."""
         return await self._discovery.sync()
 
+    async def expose_metrics(self) -> bytes:
+        """What all workers counted, in Prometheus's text format."""
+        await self.channel.ask_all("metrics")  # one that does not answer is shown as it was last
+        return await trio.to_thread.run_sync(self.metrics.expose)  # milliseconds with many series
+
+    async def workers(self) -> list[WorkerStatus]:
+        """How every worker is, by slot; one that does not answer has only the reason."""
+        return [
+            msgspec.convert(reply.result, WorkerStatus) if not reply.error else WorkerStatus(reply.worker, reply.error)
+            for reply in await self.channel.ask_all("status")
+        ]
+
     async def prepare(self, config: Config) -> Prepared:
         """Make everything that another configuration needs, and put nothing in force. Raises ConfigError."""
         prices = await trio.to_thread.run_sync(_bring_into_force, config)
-        serving = make_serving(config, prices, before=self._serving)
+        serving = make_serving(config, prices, self.commons.limiter(config.rate_limit), before=self._serving)
         discovery = Discovery(serving, self._store)
         await discovery.recall()
         return Prepared(serving, discovery)
@@ -119,6 +159,31 @@ class Runtime:
         """Close the connections to providers, under a shield of its own, in bounded time; part of `run`."""
         await self._serving.clients.aclose()
 
+    async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        gateway = self.gateway.statistics()
+        status = WorkerStatus(
+            self.channel.place.slot,
+            pid=os.getpid(),
+            uptime_s=int(time.monotonic() - self.started_s),
+            config_epoch=self.config.epoch,
+            open_requests=gateway.open_requests,
+        )
+        return msgspec.structs.asdict(status)
+
+    async def _show_metrics(self, arguments: dict[str, Any]) -> None:
+        """Bring what is not counted as it happens up to date."""
+        for provider in self.providers.values():
+            self.metrics.breaker(provider.name, self.origins.of(provider).statistics().state.name.lower())
+        books = self.gateway.statistics().ledger
+        self.metrics.counted("securellm_bookkeeper_failures", books.failures)
+        if books.audit is not None:
+            self.metrics.audited(
+                available=books.audit.available,
+                pending=books.audit.pending,
+                gap=books.audit.gap,
+                last_commit_ms=books.audit.last_commit_ms,
+            )
+
     def statistics(self) -> RuntimeStatistics:
         """The figures now."""
         return RuntimeStatistics(
@@ -126,33 +191,63 @@ class Runtime:
         )
 
 
-async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> None:
-    """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
-    metrics = Metrics()
+async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place: Place = ALONE) -> None:
+    """Open everything, run `body`, close everything. Raises what a long-lived task raised.
+
+    What only one of several workers should do is done by the first.
+    """
+    metrics = Metrics(place.run_dir, place.slot)
     prices = await trio.to_thread.run_sync(_bring_into_force, config)
-    serving = make_serving(config, prices)
-    async with open_store(config) as store, open_audit(config) as audit:
+    async with (
+        open_store(config) as store,
+        open_audit(config, place.slot) as audit,
+        _open_accounts(config, store) as accounts,
+        open_commons(config, place, accounts, metrics) as commons,
+    ):
+        serving = make_serving(config, prices, commons.limiter(config.rate_limit))
         ledger = Ledger(audit, tariff=serving.tariff, now_us=unix_us)
         ledger.subscribe(metrics.settled)
         ledger.subscribe(log_settled)
         ledger.event("config_loaded", detail={"source": str(config.source or "defaults"), "version": __version__})
-        accounts = Accounts(config, store)
-        await accounts.refresh()
-        gateway = Gateway(serving, accounts, ledger)
-        announcer = Announcer(store, ledger)
+        gateway = Gateway(serving, accounts, commons.budgets, ledger)
+        accounts.on_change(gateway.end_requests_of)
         discovery = Discovery(serving, store)
         await discovery.recall()
+        channel = Channel(place)
         async with trio.open_nursery() as nursery:
-            runtime = Runtime(serving, gateway, accounts, ledger, metrics, discovery, store, nursery)
+            runtime = Runtime(serving, gateway, accounts, ledger, metrics, discovery, store, commons, channel, nursery)
             nursery.start_soon(accounts.keep_fresh)
-            nursery.start_soon(announcer.keep_telling)
-            if audit is not None:
-                nursery.start_soon(AuditIndex(config.log_dir, config.database.path).keep_filled)
+            nursery.start_soon(commons.budgets.keep)
+            await nursery.start(channel.serve)
+            if place.first:
+                nursery.start_soon(Announcer(store, ledger).keep_telling)
+            if place.first and audit is not None:
+                nursery.start_soon(_keep_index_filled, config)
             try:
                 await body(runtime)
             finally:
                 await runtime.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def _keep_index_filled(config: Config) -> None:
+    """Keep the index of the audit log filled; where the store is not there yet, look for it again."""
+    while True:
+        try:
+            index = await trio.to_thread.run_sync(open_index, config)
+        except StoreUnavailable as error:
+            _log.warning("the index of the audit log is not filled yet: %s", error.message)
+            await trio.sleep(INDEX_RETRY_S)
+        else:
+            await index.keep_filled()
+
+
+@asynccontextmanager
+async def _open_accounts(config: Config, store: Store) -> AsyncIterator[Accounts]:
+    """The accounts as they are now; a store that is down is no reason not to start."""
+    accounts = Accounts(config, store)
+    await accounts.refresh()
+    yield accounts
 
 
 def _bring_into_force(config: Config) -> PriceTable:

@@ -1,0 +1,60 @@
+"""What outlives a configuration, and what workers and machines share: Redis, the counts of the limits, the budgets.
+
+A reload changes what is asked of these, never these themselves; where they are is a setting that needs a restart.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from securellm.accounts.snapshot import Accounts
+from securellm.accounts.spending import SpendingDatabase
+from securellm.audit.opening import unix_us
+from securellm.config import Config
+from securellm.config.tree import RateLimit
+from securellm.limits.budgets import STALE_MARGIN_S, Budgets
+from securellm.limits.limiter import Limiter, Refusal
+from securellm.limits.process import ProcessStore
+from securellm.limits.quota import Store as LimitsStore
+from securellm.limits.shared import open_shared_store
+from securellm.redis_link.link import RedisLink, open_redis
+from securellm.telemetry.metrics import Metrics
+from securellm.workers.place import Place
+
+LIMITS_FILE = "limits"  # in the directory that workers share
+
+
+class Commons:
+    """See the module. Made by `open_commons`."""
+
+    def __init__(
+        self, link: RedisLink | None, limits: LimitsStore, budgets: Budgets, accounts: Accounts, metrics: Metrics
+    ) -> None:
+        self.link = link
+        self.limits = limits
+        self.budgets = budgets
+        self._accounts = accounts
+        self._report = partial(_count_refusal, metrics)
+
+    def limiter(self, settings: RateLimit) -> Limiter:
+        """The limits as a configuration sets them, on the counts that go on."""
+        return Limiter(settings, self.limits, self._accounts.rates, unix_us, self._report)
+
+
+@asynccontextmanager
+async def open_commons(config: Config, place: Place, accounts: Accounts, metrics: Metrics) -> AsyncIterator[Commons]:
+    """Open what the configuration names; nothing here is waited for. Raises ConfigError."""
+    async with AsyncExitStack() as opened:
+        link = await opened.enter_async_context(open_redis(config.redis))
+        limits: LimitsStore = ProcessStore()
+        if place.run_dir is not None:
+            limits = opened.enter_context(open_shared_store(place.run_dir / LIMITS_FILE, place.slot, place.workers))
+        spending = SpendingDatabase(config)
+        opened.callback(spending.close)
+        stale_after_s = config.timeouts.total_s + STALE_MARGIN_S
+        budgets = Budgets(spending, accounts.budgets, stale_after_s=stale_after_s)
+        yield Commons(link, limits, budgets, accounts, metrics)
+
+
+def _count_refusal(metrics: Metrics, refusal: Refusal) -> None:
+    metrics.count("securellm_rate_limited", refusal.scope, refusal.measure, "yes" if refusal.shadow else "no")
