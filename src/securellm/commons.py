@@ -19,6 +19,7 @@ from securellm.limits.quota import Store as LimitsStore
 from securellm.limits.shared import open_shared_store
 from securellm.redis_link.link import RedisLink, open_redis
 from securellm.telemetry.metrics import Metrics
+from securellm.telemetry.shadow import ShadowLog
 from securellm.workers.place import Place
 
 LIMITS_FILE = "limits"  # in the directory that workers share
@@ -34,7 +35,7 @@ class Commons:
         self.limits = limits
         self.budgets = budgets
         self._accounts = accounts
-        self._report = partial(_count_refusal, metrics)
+        self._report = partial(_report_refusal, metrics, ShadowLog())
 
     def limiter(self, settings: RateLimit) -> Limiter:
         """The limits as a configuration sets them, on the counts that go on."""
@@ -56,5 +57,7 @@ async def open_commons(config: Config, place: Place, accounts: Accounts, metrics
         yield Commons(link, limits, budgets, accounts, metrics)
 
 
-def _count_refusal(metrics: Metrics, refusal: Refusal) -> None:
+def _report_refusal(metrics: Metrics, shadow: ShadowLog, refusal: Refusal) -> None:
     metrics.count("securellm_rate_limited", refusal.scope, refusal.measure, "yes" if refusal.shadow else "no")
+    if refusal.shadow:
+        shadow.tell(refusal.scope, refusal.subject, refusal.measure)
