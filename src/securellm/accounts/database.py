@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from securellm.accounts.pepper import OTHER_PLACE, make_state_dir
 from securellm.config.database import Place, describe_place
 from securellm.config.secrets import Secret
-from securellm.errors import StoreUnavailable
+from securellm.errors import ConfigError, StoreUnavailable
 
 BUSY_TIMEOUT_MS = 5000  # how long a write waits for another process's; its own writes take a few milliseconds
 CONNECT_TIMEOUT_S = 5  # PostgreSQL; a server that is there answers in milliseconds
@@ -74,7 +74,7 @@ def upsert(connection: Connection, table: Table) -> Any:
 
 
 def open_database(place: Place, now_s: int, *, synchronous: str = "FULL") -> Database:
-    """The store at `place`, with its tables as of this version. Raises StoreUnavailable.
+    """The store at `place`, with its tables as of this version. Raises StoreUnavailable; ConfigError without a driver.
 
     A file is made (0600, in a 0700 directory) if it is not there. With `synchronous` NORMAL the last changes may be
     lost with the machine's power, but the store stays whole.
@@ -126,8 +126,9 @@ def _server_engine(url: Secret, synchronous: str) -> Engine:
         import psycopg  # not at the top: an extra, and few need it
         from psycopg.conninfo import conninfo_to_dict
     except ImportError as exc:
-        raise StoreUnavailable(
-            "PostgreSQL needs the extra `postgres`: pip install 'securellm-bridge[postgres]'"
+        raise ConfigError(
+            "database.url is a PostgreSQL server's, and its driver is not installed: "
+            "pip install 'securellm-bridge[postgres]'"
         ) from exc
     commit = "on" if synchronous == "FULL" else "off"
     try:
@@ -135,7 +136,7 @@ def _server_engine(url: Secret, synchronous: str) -> Engine:
         given = conninfo_to_dict(url.reveal().replace("+psycopg", "", 1))
     except psycopg.Error:
         # `from None`: the driver repeats what it could not read.
-        raise StoreUnavailable("database.url cannot be read as a URL of PostgreSQL") from None
+        raise ConfigError("database.url cannot be read as a URL of PostgreSQL") from None
     settings: dict[str, Any] = {
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "securellm",

@@ -8,6 +8,7 @@ raise StoreUnavailable; those that change something BadRequest, and NotFound whe
 Long because the operations on one store are one list.
 """
 
+import logging
 import re
 import secrets
 import time
@@ -49,6 +50,8 @@ MONTH_S = 30 * 86_400
 TOLD_WITHIN_S = 60  # for which an event belongs to whoever took it; after that another may tell it
 
 _CONFIG_KEY = re.compile(r"config\d{2,}", re.ASCII)  # the ids of keys that the configuration gives
+
+_log = logging.getLogger("securellm.accounts")
 
 T = TypeVar("T")
 
@@ -486,13 +489,19 @@ async def open_store(config: Config) -> AsyncIterator[Store]:
 def ensure_first_key(config: Config) -> str | None:
     """Mint an admin's key if there is none anywhere, and return it; None when there is one or none is needed.
 
-    A revoked or expired key counts: whoever took the last key away did not ask for another. Raises StoreUnavailable.
+    A revoked or expired key counts: whoever took the last key away did not ask for another. Raises StoreUnavailable
+    about a file; a server may be there later, and a start does not wait for it.
     """
     if not config.security.require_auth or config.security.api_keys:
         return None
     store = Store(config)
     try:
         minted = store.create_key("first key", "admin", only_first=True)
+    except StoreUnavailable as error:
+        if config.database.server is None:
+            raise
+        _log.warning("no first key was looked for: %s", error.message)
+        return None
     finally:
         store.close()
     return minted.text if minted else None

@@ -204,7 +204,7 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "max_connections",
             Kind.INT,
-            "Connections to a database server; SQLite takes two at most.",
+            "Connections to a database server at most, by each worker; two are used at most, as by SQLite.",
             least=1,
             most=1000,
         ),
