@@ -13,9 +13,10 @@ from typing import Any
 
 import bench_audit
 import bench_gateway
+import bench_limits
 import bench_sse
 
-BENCHES = {"sse": bench_sse.run, "audit": bench_audit.run, "gateway": bench_gateway.run}
+BENCHES = {"sse": bench_sse.run, "audit": bench_audit.run, "limits": bench_limits.run, "gateway": bench_gateway.run}
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -30,6 +30,7 @@ ANONYMOUS = "anonymous"  # the subject of callers without a key, who share its b
 MAX_KNOWN = 20_000  # callers and models whose demands are kept; past it all are worked out anew
 MOST_MINUTES_OF_DEBT = 60  # a provider that reports nonsense must not lock a bucket for good
 
+_REQUESTS, _TOKENS = Measure.REQUESTS, Measure.TOKENS  # an enum's members are slow to look up
 _WHAT = {
     Measure.REQUESTS: "",
     Measure.TOKENS: " (tokens in a minute)",
@@ -68,11 +69,7 @@ class _Known(NamedTuple):
     demands: Demands
 
 
-class _Taken(NamedTuple):
-    demands: Demands
-    levels: Levels
-    tokens: int
-    now_us: int
+_Taken = tuple[Demands, Levels, int, int]  # of what, at what then, how many tokens, when
 
 
 class Limiter:
@@ -106,8 +103,8 @@ class Limiter:
         hold = Hold(self)
         demands = self._demands(caller, model)
         if demands:
-            refusal = await self._take(hold, demands, tokens)
-            if refusal is not None:
+            answer = self._take(hold, demands, tokens)
+            if answer is not None and (refusal := await self._settle_for(answer, hold, demands, tokens)) is not None:
                 raise refusal
         return hold
 
@@ -125,15 +122,22 @@ class Limiter:
         """Everything that a request would have to meet, its provider's included; for whoever explains."""
         return self._demands(caller, model) + self._of_provider.get(model.partition("/")[0], ())
 
-    async def _take(self, hold: "Hold", demands: Demands, tokens: int) -> RateLimited | OverCapacity | None:
+    def _take(self, hold: "Hold", demands: Demands, tokens: int) -> Denied | Never | Short | None:
         now_us = self._now_us()
         answer = self._store.take(demands, tokens, now_us)
+        if isinstance(answer, tuple):
+            hold._taken.append((demands, answer, tokens, now_us))
+            return None
+        return answer
+
+    async def _settle_for(
+        self, answer: Denied | Never | Short | None, hold: "Hold", demands: Demands, tokens: int
+    ) -> RateLimited | OverCapacity | None:
+        """What becomes of a request that the store did not grant at once; None when it is let through."""
         if isinstance(answer, Short):
             await self._store.refill(answer)
-            now_us = self._now_us()
-            answer = self._store.take(demands, tokens, now_us)
-        if isinstance(answer, tuple):
-            hold._taken.append(_Taken(demands, answer, tokens, now_us))
+            answer = self._take(hold, demands, tokens)
+        if answer is None:
             return None
         if isinstance(answer, Short):
             raise LimitsUnavailable("the limits' shared counts do not answer", retry_after_s=1.0)
@@ -143,13 +147,16 @@ class Limiter:
 
     def _give_back(self, taken: _Taken, used: int | None, *, requests: bool = False) -> None:
         """Return what was taken, but for `used` tokens; None is none. The count of requests stays, unless told."""
-        now_us = self._now_us()
-        for demand, level in zip(taken.demands, taken.levels, strict=True):
-            if demand.measure is Measure.TOKENS:
-                amount = max(taken.tokens - (used or 0), -demand.quota.limit * MOST_MINUTES_OF_DEBT)
+        demands, levels, tokens, _ = taken
+        now_us = 0
+        for demand, level in zip(demands, levels, strict=True):
+            measure = demand.measure
+            if measure is _TOKENS:
+                amount = max(tokens - (used or 0), -demand.limit * MOST_MINUTES_OF_DEBT)
             else:
-                amount = 1 if requests or demand.measure is Measure.CONCURRENT else 0
+                amount = 1 if requests or measure is not _REQUESTS else 0
             if amount:
+                now_us = now_us or self._now_us()
                 self._store.give_back(demand, amount, now_us, level)
 
     def _demands(self, caller: Caller, model: str) -> Demands:
@@ -206,7 +213,9 @@ class Hold:
         refusal = None
         if demands := limiter._of_provider.get(provider):
             held = len(self._taken)
-            refusal = await limiter._take(self, demands, tokens)
+            answer = limiter._take(self, demands, tokens)
+            if answer is not None:
+                refusal = await limiter._settle_for(answer, self, demands, tokens)
             self._at_provider = len(self._taken) > held
         self._only_refused = refusal is not None and not self._asked
         self._asked = self._asked or refusal is None
@@ -215,9 +224,9 @@ class Hold:
     def headers(self) -> Headers:
         """`x-ratelimit-*` of the bucket that is nearest to its end, for requests and for tokens."""
         shown = [
-            Shown.after(demand, level, taken.now_us)
-            for taken in self._taken
-            for demand, level in zip(taken.demands, taken.levels, strict=True)
+            Shown.after(demand, level, now_us)
+            for demands, levels, _, now_us in self._taken
+            for demand, level in zip(demands, levels, strict=True)
         ]
         return limit_headers(shown)
 

@@ -26,6 +26,7 @@ from securellm.limits.quota import (
 
 MAX_BUCKETS = 200_000  # about 40 MB; far more than the keys of a company
 _LOOKED_AT = 2  # for each new bucket, so that the sweep goes round faster than buckets are made
+_CONCURRENT = Measure.CONCURRENT  # an enum's members are slow to look up
 _CANDIDATES = 8  # of which one is forgotten when there are too many
 
 
@@ -62,7 +63,7 @@ class ProcessStore:
     def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
         """See Store."""
         bucket = demand.bucket
-        if demand.measure is Measure.CONCURRENT:
+        if demand.measure is _CONCURRENT:
             count = self._counts.get(bucket, 0) - amount
             if count > 0:
                 self._counts[bucket] = count
