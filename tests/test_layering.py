@@ -42,6 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "commons": BOTTOM | {"accounts", "audit", "config", "limits", "redis_link", "telemetry", "workers"},
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
     "holdings": BOTTOM | {"limits", "routing", "tokens"},
+    "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
     "intake": PURE_CORE | {"config", "limits"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
     "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "holdings", "ledger"},
@@ -81,12 +82,14 @@ LAYERS: dict[str, set[str]] = {
         "ledger",
         "announcer",
         "commons",
+        "under_way",
+        "redis_link",
         "discovery",
         "serving",
         "gateway",
         "workers",
     },
-    "web": PURE_CORE | {"__init__", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
+    "web": PURE_CORE | {"__init__", "accounts", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
     "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web", "workers"},
     "cli": BOTTOM
     | {

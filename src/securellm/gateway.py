@@ -233,12 +233,16 @@ class Gateway:
         """What is being served now, the oldest first."""
         return [open_request(permit) for permit, _ in self._open.values()]
 
+    def is_open(self, request_id: str, *, of: Caller | None = None) -> bool:
+        """There is such a request, and it is that caller's where one is given."""
+        found = self._open.get(request_id)
+        return found is not None and (of is None or _owns(of, found.permit.caller))
+
     def cancel(self, request_id: str, reason: str, *, of: Caller | None = None) -> bool:
         """End an open request, only if it is that caller's where one is given; False when there is no such request."""
-        found = self._open.get(request_id)
-        if found is None or (of is not None and not _owns(of, found.permit.caller)):
+        if not self.is_open(request_id, of=of):
             return False
-        found.permit.interrupt(RequestCancelled(reason))
+        self._open[request_id].permit.interrupt(RequestCancelled(reason))
         return True
 
     def end_requests_of(self, keys: frozenset[KeyId]) -> None:

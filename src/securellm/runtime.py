@@ -29,10 +29,12 @@ from securellm.ledger import Ledger
 from securellm.pricing.kept import keep_table, load_table
 from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
+from securellm.redis_link.link import RedisStatistics
 from securellm.routing import Catalogue
 from securellm.serving import Serving, make_serving
 from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
+from securellm.under_way import UnderWay
 from securellm.upstream.client import ClientStatistics
 from securellm.upstream.origins import Origins, OriginStatistics
 from securellm.workers.channel import Channel
@@ -90,6 +92,7 @@ class Runtime:
         self.ledger = ledger
         self.metrics = metrics
         self.channel = channel  # to the other workers
+        self.under_way = UnderWay(gateway, ledger, channel)
         self.started_s = time.monotonic()
         self._serving = serving
         self._discovery = discovery
@@ -118,6 +121,11 @@ class Runtime:
     def origins(self) -> Origins:
         """How the providers are doing."""
         return self._serving.origins
+
+    @property
+    def redis(self) -> RedisStatistics | None:
+        """How Redis is; None when it is not used."""
+        return self.commons.link.statistics() if self.commons.link is not None else None
 
     async def sync_models(self) -> list[SyncResult]:
         """Ask every provider for its models, now; one result for each."""

@@ -290,6 +290,8 @@ class EdgeRuntime:
         self.origins = _Origins()
         self.accounts = _Origins()
         self.ledger = EdgeLedger()
+        self.redis = None
+        self.under_way = None
         self.refusal: SecureLLMError | None = None  # of the next configuration
         self.started_s = time.monotonic()
         self.synced = 0

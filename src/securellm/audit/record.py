@@ -62,8 +62,6 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     estimated_cost_usd: Decimal | None = None
     cost_nusd: int | None = None
     price_table: str | None = None
-    saved_nusd: int | None = None
-    overrun_nusd: int | None = None
     finish_reason: str | None = None
     duration_ms: Decimal | None = None
     first_token_ms: Decimal | None = None
@@ -82,6 +80,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     action: str | None = None
     count: int | None = None
     detail: dict[str, str | int] | None = None
+    saved_nusd: int | None = None
+    overrun_nusd: int | None = None
 
 
 def encode_line(record: Record, *, seq: int, slot: int, prev: str) -> bytes:

@@ -69,6 +69,12 @@ ANTHROPIC_ERROR: Schema = {
     },
 }
 
+CANCELLED: Schema = {
+    "type": "object",
+    "required": ["request_id", "cancelled"],
+    "properties": {"request_id": _STRING, "cancelled": {"const": True}},
+}
+
 ANY_ERROR: Schema = {"anyOf": [OPENAI_ERROR, ANTHROPIC_ERROR]}  # where a header of the request decides
 
 COUNTED: Schema = {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}}

@@ -123,6 +123,14 @@ class Runtime(Protocol):
         """`statistics()` tells how fresh the snapshot of the keys is."""
 
     @property
+    def redis(self) -> Any:
+        """How Redis is; None when it is not used."""
+
+    @property
+    def under_way(self) -> Any:
+        """A `under_way.UnderWay`."""
+
+    @property
     def started_s(self) -> float:
         """When it was ready, on time.monotonic()'s clock."""
 
