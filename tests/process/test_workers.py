@@ -84,7 +84,7 @@ async def test_a_killed_worker_loses_no_record(
                     victim = (await _pids(gateway))[slot]
                     began_s = trio.current_time()
                     os.kill(victim, signal.SIGKILL)
-                    while (await _pids(gateway)).get(slot, victim) == victim:
+                    while (await _pids(gateway)).get(slot, victim) == victim:  # noqa: ASYNC110 - another process
                         await trio.sleep(0.05)
                     replaced_s.append(round(trio.current_time() - began_s, 2))
                 callers.stopping = True
@@ -254,7 +254,7 @@ async def test_sigterm_lets_the_streams_of_all_workers_finish(provider: FakeProv
                     await event.wait()
                 for pid in (gateway.process.pid, *pids):
                     os.kill(pid, signal.SIGTERM)
-                while await _accepts(gateway.port):
+                while await _accepts(gateway.port):  # noqa: ASYNC110 - another process
                     await trio.sleep(0.01)
                 go.set()
             assert await gateway.process.wait() == 0, gateway.stderr.decode()
