@@ -14,6 +14,7 @@ everything; `Permit.interrupt` ends it early.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -228,47 +229,64 @@ class Asker:
         self, permit: Permit, target: Target, prepared: Prepared, attempt: OpenAttempt, origin: Origin, leave: Leave
     ) -> Upstream | Reply:
         started_s = trio.current_time()
-        cap_s = started_s + target.provider.timeout_s if target.provider.timeout_s is not None else float("inf")
-        token_s = started_s + self._timeouts.first_token_s if prepared.stream else float("inf")
-        exchange: Exchange | None = None
-        kept = False
-        try:
-            with trio.CancelScope(deadline=min(cap_s, token_s)):
-                client = self._clients.client_of(target.provider)
-                exchange = await client.send(prepared.request(attempt.number), connect_s=self._timeouts.connect_s)
-                leave.answered()
-                attempt.http_status = exchange.status
-                attempt.upstream_request_id = request_id_of(exchange.headers)
-                if exchange.status >= 300:
-                    await self._refused(prepared, exchange)
-                if not prepared.stream or not _is_stream(exchange.headers):
-                    reply = await self._whole(permit, prepared, exchange)
-                    leave.succeeded()
-                    return reply
-                first = await self._first(prepared.relay, exchange)
-                permit.first_token_s = trio.current_time()
-                leave.succeeded()
-                upstream = Upstream(
-                    permit,
-                    exchange,
-                    prepared.relay,
-                    first,
-                    status=exchange.status,
-                    headers=answer_headers(permit, exchange.headers, stream=True, translated=prepared.translated),
-                    origin=origin,
-                    idle_s=self._timeouts.idle_s,
-                    deadline_s=min(permit.deadline_s, cap_s),
-                    deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
-                    heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
-                )
-                kept = True
-                return upstream
-        finally:
-            if exchange is not None and not kept:
-                await exchange.aclose()  # closes under a shield of its own, in bounded time
+        timeout_s = target.provider.timeout_s
+        cap_s = started_s + timeout_s if timeout_s is not None else math.inf
+        token_s = started_s + self._timeouts.first_token_s if prepared.stream else math.inf
+        first_s = min(cap_s, token_s)
+        if first_s == math.inf:
+            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
+        with trio.CancelScope(deadline=first_s):
+            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
         if cap_s < token_s:
             raise TotalTimeout(f"provider {target.provider.name} took longer than its timeout_secs")
         raise FirstTokenTimeout(f"no first token within {self._timeouts.first_token_s:g} s (timeouts.first_token_s)")
+
+    async def _converse(
+        self,
+        permit: Permit,
+        target: Target,
+        prepared: Prepared,
+        attempt: OpenAttempt,
+        origin: Origin,
+        leave: Leave,
+        cap_s: float,
+    ) -> Upstream | Reply:
+        """Send the request and read up to the commit point; `cap_s` is when the provider's own time is over."""
+        exchange: Exchange | None = None
+        kept = False
+        try:
+            client = self._clients.client_of(target.provider)
+            exchange = await client.send(prepared.request(attempt.number), connect_s=self._timeouts.connect_s)
+            leave.answered()
+            attempt.http_status = exchange.status
+            attempt.upstream_request_id = request_id_of(exchange.headers)
+            if exchange.status >= 300:
+                await self._refused(prepared, exchange)
+            if not prepared.stream or not _is_stream(exchange.headers):
+                reply = await self._whole(permit, prepared, exchange)
+                leave.succeeded()
+                return reply
+            first = await self._first(prepared.relay, exchange)
+            permit.first_token_s = trio.current_time()
+            leave.succeeded()
+            upstream = Upstream(
+                permit,
+                exchange,
+                prepared.relay,
+                first,
+                status=exchange.status,
+                headers=answer_headers(permit, exchange.headers, stream=True, translated=prepared.translated),
+                origin=origin,
+                idle_s=self._timeouts.idle_s,
+                deadline_s=min(permit.deadline_s, cap_s),
+                deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
+                heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
+            )
+            kept = True
+            return upstream
+        finally:
+            if exchange is not None and not kept:
+                await exchange.aclose()  # closes under a shield of its own, in bounded time
 
     async def _refused(self, prepared: Prepared, exchange: Exchange) -> None:
         """The provider answered with something else than success: raise what it means."""
