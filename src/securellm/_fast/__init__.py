@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from securellm._fast import http1_py as http1
     from securellm._fast import sse_py as sse
 
     IMPLEMENTATION: str  # "compiled" or "pure"
@@ -16,12 +17,14 @@ else:
     try:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
+        from securellm._fast import http1_c as http1
         from securellm._fast import sse_c as sse
 
         IMPLEMENTATION = "compiled"
     except ImportError:
+        from securellm._fast import http1_py as http1
         from securellm._fast import sse_py as sse
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "sse"]
+__all__ = ["IMPLEMENTATION", "http1", "sse"]
