@@ -164,7 +164,7 @@ class Gateway:
     async def ask(self, permit: Permit) -> Upstream | Answer:
         """Ask the route's providers, up to the commit point. Raises nothing but Cancelled."""
         if permit.endpoint is Endpoint.COUNT_TOKENS and not _can_count(permit.route):
-            reply = count_reply(permit)
+            reply = await count_reply(permit)
         else:
             asked = await self._asker.ask(permit)
             if isinstance(asked, Upstream):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from securellm._fast import http1_py as http1
     from securellm._fast import sse_py as sse
+    from securellm._fast import tokens_py as tokens
 
     IMPLEMENTATION: str  # "compiled" or "pure"
 else:
@@ -19,12 +20,14 @@ else:
             raise ImportError("the pure twins are asked for")
         from securellm._fast import http1_c as http1
         from securellm._fast import sse_c as sse
+        from securellm._fast import tokens_c as tokens
 
         IMPLEMENTATION = "compiled"
     except ImportError:
         from securellm._fast import http1_py as http1
         from securellm._fast import sse_py as sse
+        from securellm._fast import tokens_py as tokens
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "http1", "sse"]
+__all__ = ["IMPLEMENTATION", "http1", "sse", "tokens"]

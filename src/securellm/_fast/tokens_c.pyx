@@ -129,6 +129,11 @@ cdef struct Tables:
     uint32_t overlap
 
 
+cdef struct Text:
+    const uint8_t *start
+    Py_ssize_t size
+
+
 cdef class _Caches:
     """What is known of pieces that have come before; its room never grows."""
 
@@ -186,17 +191,40 @@ cdef class TokenCounter:
         cdef const uint8_t *start
         cdef int64_t tokens
         cdef _Caches caches
-        try:
-            start = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
-        except UnicodeEncodeError:
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-            start = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, &size)
+        text = _utf8(text, &start, &size)
         caches = self._caches.pop() if self._caches else _Caches()
         if size > RELEASE_BYTES:
             with nogil:
                 tokens = self._count(caches, start, start + size)
         else:
             tokens = self._count(caches, start, start + size)
+        if len(self._caches) < KEPT_CACHES:
+            self._caches.append(caches)
+        return tokens
+
+    def count_all(self, list texts not None):
+        """How many tokens the texts have, each by itself; without the GIL when together they are large."""
+        cdef Py_ssize_t number = len(texts), place, total = 0
+        cdef Text *where = <Text *>malloc((number + 1) * sizeof(Text))
+        cdef int64_t tokens = 0
+        cdef list held = []  # what `where` points into
+        cdef _Caches caches
+        if where == NULL:
+            raise MemoryError
+        try:
+            for place in range(number):
+                held.append(_utf8(texts[place], &where[place].start, &where[place].size))
+                total += where[place].size
+            caches = self._caches.pop() if self._caches else _Caches()
+            if total > RELEASE_BYTES:
+                with nogil:
+                    for place in range(number):
+                        tokens += self._count(caches, where[place].start, where[place].start + where[place].size)
+            else:
+                for place in range(number):
+                    tokens += self._count(caches, where[place].start, where[place].start + where[place].size)
+        finally:
+            free(where)
         if len(self._caches) < KEPT_CACHES:
             self._caches.append(caches)
         return tokens
@@ -263,6 +291,18 @@ cdef class TokenCounter:
                 _put(t, rank, given[4 + rank], offset)
                 offset += given[4 + rank]
         return 0
+
+
+cdef str _utf8(str text, const uint8_t **start, Py_ssize_t *size):
+    """The text whose UTF-8 this is: the given one, but for lone surrogates."""
+    if text is None:
+        raise TypeError("got None, expected a text")
+    try:
+        start[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, size)
+    except UnicodeEncodeError:
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        start[0] = <const uint8_t *>PyUnicode_AsUTF8AndSize(text, size)
+    return text
 
 
 cdef void _put(Tables *t, uint64_t rank, uint32_t length, uint64_t offset) noexcept nogil:

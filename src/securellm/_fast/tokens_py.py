@@ -78,6 +78,10 @@ class TokenCounter:
             total += count(piece)
         return total
 
+    def count_all(self, texts: list[str]) -> int:
+        """How many tokens the texts have, each by itself."""
+        return sum(map(self.count, texts))
+
     def count_prefixes(self, piece: bytes) -> int:
         """The tokens of bytes that are not cut by the pattern, without windows: what the rare case falls back to."""
         # Of the prefixes as long as the longest token, shortest first: how many tokens, and the length of the last.

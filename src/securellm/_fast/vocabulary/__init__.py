@@ -2,7 +2,7 @@
 
 `<encoding>.bin` has the tokens in order of rank: their number (32 bits, little-endian), the length of each (a byte),
 and their bytes one after the other. Expanded again they are the published files, to the bit. `classes.bin` has the
-class of every code point: for each of the 0x1100 blocks of 256 which block it is like (a byte), then the different ones.
+class of every code point: for each of the 0x1100 blocks of 256 which block it is like (a byte), then those blocks.
 All are written by `scripts/token_tables.py`. Rejected: a hash table to be mapped into memory; it is three times the
 size in the wheel and saves the few milliseconds in which one is built.
 
