@@ -462,10 +462,12 @@ cdef uint32_t _merge(
     while True:
         key = least[0]
         if groups > 1:
-            for group in range(0, groups, GROUP):
+            group = 0
+            while group < groups:
                 other = least16(least + group)
                 if other < key:
                     key = other
+                group += GROUP
         if key == DEAD:
             return parts
         place = key & (WINDOW - 1)
