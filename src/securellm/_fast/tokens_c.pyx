@@ -269,11 +269,16 @@ cdef class TokenCounter:
         cdef uint64_t size = PyBytes_GET_SIZE(vocabulary)
         cdef uint64_t slots = 1, rank, offset = 0
         cdef Tables *t = &self._tables
-        if number >= 1 << RANK_BITS or size < 4 + number or size != 4 + number + sum(vocabulary[4 : 4 + number]):
+        if number >= 1 << RANK_BITS or size < 4 + number:
             raise ValueError("not a vocabulary")
+        for rank in range(number):
+            if not 0 < given[4 + rank] <= LONGEST:
+                raise ValueError("not a vocabulary")
+            offset += given[4 + rank]
         size -= 4 + number
-        if size >= 1 << OFFSET_BITS or max(vocabulary[4 : 4 + number]) > LONGEST or not min(vocabulary[4 : 4 + number]):
+        if size != offset or not 0 < size < 1 << OFFSET_BITS:
             raise ValueError("not a vocabulary")
+        offset = 0
         while slots < number * 3 // 2:
             slots *= 2
         t.mask = slots - 1
