@@ -3,22 +3,21 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig.scale import scaled
 
+from rig.scale import scaled
 from securellm._fast import vocabulary
 
 TWIN = "tokens"
 EXAMPLES = scaled(100)
 
-PIECES = [*"aAzZ019 '\t\n\r/!-_ſéÉǅʰ中文²\u0301\u0903\u00a0\u3000\u2028\u0085\x1c\x00\u200d😀\ud800\udc00"]
-PIECES += ["'s", "'LL", "'Ve", "'ſ", "  ", "\n\n", " \n", "the ", "ing", "ा", "한"]
+PIECES = [*"aAzZ019 '\t\n\r/!-_\u017féÉǅʰ中文²\u0301\u0903\u00a0\u3000\u2028\u0085\x1c\x00\u200d😀\ud800\udc00"]
+PIECES += ["'s", "'LL", "'Ve", "'\u017f", "  ", "\n\n", " \n", "the ", "ing", "ा", "한"]
 crafted = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 # One piece for the pattern, whose merging takes windows: words over and over, and what stands in no dictionary.
 units = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=12)
@@ -53,8 +52,8 @@ def sizes(request: pytest.FixtureRequest) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def narrow(twin: ModuleType, encoding: str, sizes: dict[str, int]) -> Iterator[Any]:
-    yield _open(twin, encoding, **sizes)
+def narrow(twin: ModuleType, encoding: str, sizes: dict[str, int]) -> Any:
+    return _open(twin, encoding, **sizes)
 
 
 @pytest.mark.compiled
