@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from securellm._fast import http1_py as http1
+    from securellm._fast import members_py as members
     from securellm._fast import sse_py as sse
     from securellm._fast import tokens_py as tokens
 
@@ -19,15 +20,17 @@ else:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
         from securellm._fast import http1_c as http1
+        from securellm._fast import members_c as members
         from securellm._fast import sse_c as sse
         from securellm._fast import tokens_c as tokens
 
         IMPLEMENTATION = "compiled"
     except ImportError:
         from securellm._fast import http1_py as http1
+        from securellm._fast import members_py as members
         from securellm._fast import sse_py as sse
         from securellm._fast import tokens_py as tokens
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "http1", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "http1", "members", "sse", "tokens"]
