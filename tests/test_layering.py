@@ -19,7 +19,7 @@ LAYERS: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
-    "_fast": {"errors"},
+    "_fast": BOTTOM,
     "chat": {"errors"},
     "wire": {"errors", "chat", "_fast"},
     "config": {"__init__", "errors"},

@@ -2,7 +2,8 @@
 """The compiled twin of `http1_py.py`, which is the definition: same names, results and errors. May only be faster.
 
 A head is scanned in place into a struct of offsets (`Head`), a chunked body by a struct of numbers (`Chunks`); Python
-objects are made at the end, where somebody wants them. The .pxd offers both halves to the other extensions.
+objects are made at the end, where somebody wants them. The .pxd offers both halves to the other extensions. As long as it is
+because a head is judged in one pass, and C has no regular expressions.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer

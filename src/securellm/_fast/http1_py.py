@@ -12,6 +12,8 @@ what is accepted here, h11 accepts with the same meaning.
 
 How far the bytes have arrived never changes the result: a head is judged when it is complete, and what condemns it
 earlier (its first byte, a line without CR LF, its size) is looked at before everything else.
+
+As long as it is because every refusal has its reason written out, and heads and bodies share their reasons.
 """
 
 import re
