@@ -148,6 +148,19 @@ def test_odd_shapes_have_a_count(content: object) -> None:
     assert count_request_tokens(body, "cl100k_base").tokens >= REPLY
 
 
+@pytest.mark.parametrize("indent", [None, 1])
+def test_large_requests_are_read_alike(indent: int | None) -> None:
+    """A body that is decoded level by level has the figures of its small parts together."""
+    content = [{"type": "text", "text": f"Hello {number}"} for number in range(5000)]
+    messages = [_user("Hello"), _user(content), {"role": "assistant", "content": "word " * 50_000}]
+    body = json.dumps({"model": "openai/gpt-4o", "messages": messages}, indent=indent).encode()
+    texts = ["Hello", *(block["text"] for block in content), "word " * 50_000]
+    expected = REPLY + 3 * (MESSAGE + 1) + sum(count_tokens(text, "o200k_base") for text in texts)
+    assert count_request_tokens(body, "o200k_base") == Counted(expected, "counted")
+    nested = b'{"a":' + b"[" * 20 + body + b"]" * 20 + b"}"
+    assert estimate_request_tokens(nested) == estimate_request_tokens(body) > 5000
+
+
 def test_estimates() -> None:
     """Elsewhere four bytes are a token, rounded up, over the texts of the request."""
     assert [estimate_tokens(size) for size in (0, 1, 4, 5)] == [0, 1, 1, 2]

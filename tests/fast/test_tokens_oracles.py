@@ -1,6 +1,6 @@
 """Token counts against those of others, tiktoken and bpe-openai: no difference, for no text.
 
-Each random test takes STRINGS strings an encoding; SECURELLM_TEST_SCALE=35 makes that a million in all.
+The random tests take five times STRINGS strings an encoding; SECURELLM_TEST_SCALE=20 makes that a million.
 """
 
 import hashlib
