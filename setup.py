@@ -1,20 +1,23 @@
 """The compiled twins, which are optional: everything else stands in pyproject.toml.
 
+Every `_fast/*_c.pyx` is built, as the extension of the same name.
+
 SECURELLM_NO_EXTENSIONS=1       builds none (and makes a pure wheel)
-SECURELLM_REQUIRE_EXTENSIONS=1  makes a twin that does not compile an error; otherwise the pure twin serves in its place
+SECURELLM_REQUIRE_EXTENSIONS=1  makes a twin that does not compile an error; otherwise the pure twins serve
 """
 
 import os
+from pathlib import Path
 
 from setuptools import Extension, setup
+
+FAST = Path("src/securellm/_fast")
 
 
 def _extensions() -> list[Extension]:
     if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
         return []
     required = os.environ.get("SECURELLM_REQUIRE_EXTENSIONS") == "1"
-    sources = ["src/securellm/_fast/gcra_c.pyx", "src/securellm/_fast/sse_c.pyx"]
-    names = ["securellm._fast.gcra_c", "securellm._fast.sse_c"]
     try:
         from Cython.Build import cythonize
     except ImportError:
@@ -23,10 +26,11 @@ def _extensions() -> list[Extension]:
         return []
     extensions: list[Extension] = cythonize(
         [
-            Extension(name, [source], extra_compile_args=["-O2", "-Wall"])
-            for name, source in zip(names, sources, strict=True)
+            Extension(f"securellm._fast.{source.stem}", [str(source)], extra_compile_args=["-O2", "-Wall"])
+            for source in sorted(FAST.glob("*_c.pyx"))
         ],
         build_dir="build/cython",  # generated C stays out of the source tree and of the sdist
+        include_path=["src"],  # where one extension finds another's .pxd
         language_level=3,
     )
     for extension in extensions:

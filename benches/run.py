@@ -15,8 +15,15 @@ import bench_audit
 import bench_gateway
 import bench_limits
 import bench_sse
+import bench_tokens
 
-BENCHES = {"sse": bench_sse.run, "audit": bench_audit.run, "limits": bench_limits.run, "gateway": bench_gateway.run}
+BENCHES = {
+    "sse": bench_sse.run,
+    "tokens": bench_tokens.run,
+    "audit": bench_audit.run,
+    "limits": bench_limits.run,
+    "gateway": bench_gateway.run,
+}
 RESULTS = Path(__file__).parent / "results"
 
 

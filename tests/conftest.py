@@ -1,4 +1,4 @@
-"""The fixtures of the end-to-end suites, for every test; and what becomes of tests that need the recordings."""
+"""The fixtures of the end-to-end suites, for every test; and what becomes of tests that need what is not here."""
 
 import os
 import shutil
@@ -17,6 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LEFT_OUT = pytest.StashKey[int]()
+_COMPILED = pytest.StashKey[int]()
 _LACKING = pytest.StashKey[dict[str, int]]()
 # Servers lie outside a user's PATH.
 _TOOL_PATH = ":".join(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *POSTGRES_PLACES])
@@ -25,6 +26,7 @@ _TOOL_PATH = ":".join(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what this machine cannot run, counted; where everything is required, that is a failure."""
     _leave_out_lacking_tools(config, items)
+    _leave_out_compiled(config, items)
     needing = [item for item in items if item.get_closest_marker("corpus")]
     if not needing or corpus_is_there():
         return
@@ -39,8 +41,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     """Say that they were left out: a green run without them is not the whole run."""
     if left_out := config.stash.get(_LEFT_OUT, 0):
         terminalreporter.write_line(f"corpus: not run ({left_out} tests; no recordings in ../shared/corpus)")
+    if left_out := config.stash.get(_COMPILED, 0):
+        terminalreporter.write_line(f"compiled: not run ({left_out} tests; SECURELLM_NO_EXTENSIONS=1)")
     for tool, count in config.stash.get(_LACKING, {}).items():
         terminalreporter.write_line(f"{tool}: not run ({count} tests; it is not installed)")
+
+
+def _leave_out_compiled(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Those marked `compiled`, when SECURELLM_NO_EXTENSIONS=1; otherwise an extension that is missing fails them."""
+    needing = [item for item in items if item.get_closest_marker("compiled")]
+    if not needing or os.environ.get("SECURELLM_NO_EXTENSIONS") != "1":
+        return
+    config.stash[_COMPILED] = len(needing)
+    config.hook.pytest_deselected(items=needing)
+    items[:] = [item for item in items if not item.get_closest_marker("compiled")]
 
 
 def _leave_out_lacking_tools(config: pytest.Config, items: list[pytest.Item]) -> None:

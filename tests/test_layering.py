@@ -19,7 +19,7 @@ LAYERS: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
-    "_fast": {"errors"},
+    "_fast": BOTTOM,
     "chat": {"errors"},
     "wire": {"errors", "chat", "_fast"},
     "config": {"__init__", "errors"},
@@ -89,7 +89,8 @@ LAYERS: dict[str, set[str]] = {
         "gateway",
         "workers",
     },
-    "web": PURE_CORE | {"__init__", "accounts", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
+    "web": PURE_CORE
+    | {"__init__", "accounts", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
     "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web", "workers"},
     "cli": BOTTOM
     | {

@@ -157,7 +157,7 @@ class Gateway:
     async def ask(self, permit: Permit) -> Upstream | Answer:
         """Ask the route's providers, up to the commit point. Raises nothing but Cancelled."""
         if permit.endpoint is Endpoint.COUNT_TOKENS and not _can_count(permit.route):
-            reply = count_reply(permit)
+            reply = await count_reply(permit)
         else:
             asked = await self._open[permit.request_id].serving.asker.ask(permit)
             if isinstance(asked, Upstream):

@@ -1,23 +1,26 @@
-"""What becomes of the tests that need a compiled twin where the pure ones are asked for."""
+"""Both twins by name: a test module says which with TWIN = "sse". A compiled one that is missing fails, never skips."""
 
-import os
+import importlib
+from types import ModuleType
 
 import pytest
 
-_LEFT_OUT = pytest.StashKey[int]()
+
+@pytest.fixture(scope="module")
+def pure(request: pytest.FixtureRequest) -> ModuleType:
+    """The definition."""
+    return importlib.import_module(f"securellm._fast.{request.module.TWIN}_py")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked `compiled` when SECURELLM_NO_EXTENSIONS=1; otherwise a missing twin fails them."""
-    needing = [item for item in items if item.get_closest_marker("compiled")]
-    if not needing or os.environ.get("SECURELLM_NO_EXTENSIONS") != "1":
-        return
-    config.stash[_LEFT_OUT] = len(needing)
-    config.hook.pytest_deselected(items=needing)
-    items[:] = [item for item in items if not item.get_closest_marker("compiled")]
+@pytest.fixture(scope="module")
+def compiled(request: pytest.FixtureRequest) -> ModuleType:
+    """The compiled twin; tests that ask for it are marked `compiled`."""
+    return importlib.import_module(f"securellm._fast.{request.module.TWIN}_c")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how many were left out, so that a pure run is not taken for a whole one."""
-    if left_out := config.stash.get(_LEFT_OUT, 0):
-        terminalreporter.write_line(f"compiled: not run ({left_out} tests; SECURELLM_NO_EXTENSIONS=1)")
+@pytest.fixture(scope="module", params=["pure", pytest.param("compiled", marks=pytest.mark.compiled)])
+def twin(request: pytest.FixtureRequest) -> ModuleType:
+    """Each of the two in turn."""
+    chosen = request.getfixturevalue(request.param)
+    assert isinstance(chosen, ModuleType)
+    return chosen

@@ -3,20 +3,23 @@
 
 The unfinished event is kept in one growing bytearray and looked at through its address; nothing that could move or
 shrink it is called while that address is in use. Line ends are numbers here: none, LF, CR, CRLF.
+
+The scanner makes no object of an event that only says more text: `_plain` walks its JSON in place, knows the few fields
+that matter in each dialect (`plain_events.pxd`), and gives up on the first thing that it does not know, so that the
+relay looks at it. As long as it is because the splitter's search for line ends is written twice, as in the definition.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memchr, memcmp
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy
+
+from securellm._fast.json_walk cimport Walk, skip_space, take
+from securellm._fast.plain_events cimport Said, anthropic_event, openai_chunk, responses_event
 
 from securellm._fast.sse_py import MAX_EVENT_BYTES, SSEEvent
+from securellm.chat import Relayed
 from securellm.errors import UpstreamInvalid
-
-cdef enum LineEnd:
-    NO_END
-    LF
-    CR
-    CRLF
 
 cdef const char *_BOM = b"\xef\xbb\xbf"
 cdef bytes _EMPTY = b""
@@ -24,15 +27,6 @@ cdef bytes _EMPTY = b""
 
 cdef class SSESplitter:
     """Cuts a byte stream into events; linear in its input, however small the pieces."""
-
-    cdef Py_ssize_t _max_event_bytes
-    cdef bytearray _pending
-    cdef readonly Py_ssize_t _scan  # a test looks at it
-    cdef Py_ssize_t _line_start
-    cdef LineEnd _last_end
-    cdef bint _after_cr
-    cdef bint _seen_cr
-    cdef bint _first
 
     def __init__(self, Py_ssize_t max_event_bytes=MAX_EVENT_BYTES):
         self._max_event_bytes = max_event_bytes
@@ -58,10 +52,7 @@ cdef class SSESplitter:
         cdef bytes raw
         if length == 0:
             return events
-        if not self._seen_cr and memchr(buffer, b"\r", length) != NULL:
-            self._seen_cr = True
-            self._scan = self._line_start = 0
-            self._last_end = NO_END if self._first else LF
+        self._look_for_cr(buffer, length)
         if len(self._pending):
             self._pending += data
             buffer = PyByteArray_AS_STRING(self._pending)
@@ -90,9 +81,16 @@ cdef class SSESplitter:
         self._check_length(len(self._pending))
         return events
 
-    def tail(self):
+    cpdef bytes tail(self):
         """The bytes of an unfinished event; a client would never see them as one."""
         return bytes(self._pending)
+
+    cdef void _look_for_cr(self, const char *data, Py_ssize_t length) noexcept:
+        """The first CR of a stream changes how it is searched."""
+        if not self._seen_cr and memchr(data, c"\r", length) != NULL:
+            self._seen_cr = True
+            self._scan = self._line_start = 0
+            self._last_end = NO_END if self._first else LF
 
     cdef int _check_length(self, Py_ssize_t length) except -1:
         if length > self._max_event_bytes:
@@ -160,6 +158,249 @@ cdef class SSESplitter:
         return line_start == line_end
 
 
+cdef enum:
+    REMOVED = 1
+    SEMANTIC = 2
+    HOLDING = 4
+    TERMINAL = 8
+    IDENTIFIED = 16
+
+cdef enum:
+    OPENAI
+    ANTHROPIC
+    RESPONSES
+
+cdef enum Finding:
+    NO_DATA  # a comment, or nothing
+    PLAIN  # only more text, or less
+    DOUBTFUL  # the relay must look at it
+
+cdef dict _DIALECTS = {"openai": OPENAI, "anthropic": ANTHROPIC, "responses": RESPONSES}
+cdef object _new_tuple = tuple.__new__
+
+
+cdef class StreamScanner:
+    """Passes a stream on, event by event, while a relay reads it."""
+
+    def __init__(self, str dialect not None):
+        if dialect not in _DIALECTS:
+            raise ValueError(f"got the dialect {dialect!r}, streams are scanned in openai, anthropic or responses")
+        self._dialect = _DIALECTS[dialect]
+        self._splitter = SSESplitter()
+        self._flags = 0
+
+    def __repr__(self):
+        return f"<StreamScanner pending_bytes={len(self._splitter._pending)}>"
+
+    cpdef bytes tail(self):
+        """The bytes of an unfinished event."""
+        return self._splitter.tail()
+
+    cpdef object feed(self, object reader, bytes data):
+        """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid when an event is over the limit."""
+        cdef SSESplitter splitter = self._splitter
+        cdef bytearray pending = splitter._pending
+        cdef const char *buffer = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(data)
+        cdef bint first = splitter._first
+        cdef Py_ssize_t end
+        cdef Ends ends
+        if self._flags & TERMINAL:
+            return _relayed(_EMPTY, data, False)
+        if length == 0:
+            return _relayed(_EMPTY, _EMPTY, False)
+        splitter._look_for_cr(buffer, length)
+        if len(pending):
+            pending += data
+            buffer = PyByteArray_AS_STRING(pending)
+            length = len(pending)
+        ends.at = ends.first
+        ends.count = 0
+        ends.capacity = 32
+        try:
+            _find_ends(splitter, buffer, length, &ends)
+            if ends.count == 0:
+                if len(pending) == 0:
+                    pending += data
+                return _relayed(_EMPTY, _EMPTY, False)
+            if len(pending):
+                data = PyBytes_FromStringAndSize(buffer, length)
+                pending.clear()
+            end = ends.at[ends.count - 1]
+            if end < length:
+                pending += data[end:]
+            return self._show(reader, data, &ends, first)
+        finally:
+            if ends.at != ends.first:
+                free(ends.at)
+
+    cdef object _show(self, object reader, bytes data, Ends *ends, bint first):
+        """Read all events of `data`, and say what becomes of them."""
+        cdef const char *buffer = PyBytes_AS_STRING(data)
+        cdef bint seen_cr = self._splitter._seen_cr
+        cdef Said said
+        cdef Finding finding
+        cdef Py_ssize_t start = 0
+        cdef Py_ssize_t pass_from = 0
+        cdef Py_ssize_t hold_from = 0 if self._flags & HOLDING else -1
+        cdef Py_ssize_t end, index
+        cdef bint semantic = False
+        cdef list passed = None
+        cdef object event
+        said.semantic_events = said.output_bytes = 0
+        said.sequence_number = -1
+        for index in range(ends.count):
+            end = ends.at[index]
+            finding = DOUBTFUL
+            if not first and not self._flags & HOLDING:
+                finding = _plain(self._dialect, buffer + start, end - start, seen_cr, self._flags & IDENTIFIED, &said)
+            if finding == DOUBTFUL:
+                event = (_parse_first if first else _parse_whole)(data[start:end])
+                first = False
+                if (<object>event).data is not None:
+                    if said.semantic_events:
+                        semantic = True
+                    _count(reader, &said)
+                    self._flags = reader.see(event)
+                    if self._flags & SEMANTIC:
+                        semantic = True
+                    if self._flags & HOLDING:
+                        if hold_from < 0:
+                            hold_from = start
+                        if self._flags & TERMINAL:
+                            break
+                    elif self._flags & REMOVED:
+                        if passed is None:
+                            passed = []
+                        passed.append(data[pass_from:start])
+                        pass_from = end
+            start = end
+        if said.semantic_events:
+            semantic = True
+        _count(reader, &said)
+        end = ends.at[ends.count - 1]
+        start = end if hold_from < 0 else hold_from
+        if passed is not None:
+            passed.append(data[pass_from:start])
+            return _relayed(b"".join(passed), self._held(data, hold_from, end), semantic)
+        return _relayed(_part(data, 0, start), self._held(data, hold_from, end), semantic)
+
+    cdef bytes _held(self, bytes data, Py_ssize_t start, Py_ssize_t end):
+        """What waits: the events from `start` on, and behind the terminal one whatever has arrived."""
+        if start < 0:
+            return _EMPTY
+        return _part(data, start, PyBytes_GET_SIZE(data) if self._flags & TERMINAL else end)
+
+
+cdef object _relayed(bytes data, bytes held, bint semantic):
+    return _new_tuple(Relayed, (data, held, semantic))
+
+
+cdef bytes _part(bytes data, Py_ssize_t start, Py_ssize_t end):
+    """The same object when it is all of it."""
+    if start == end:
+        return _EMPTY
+    if start == 0 and end == PyBytes_GET_SIZE(data):
+        return data
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data) + start, end - start)
+
+
+cdef int _count(object reader, Said *said) except -1:
+    if said.semantic_events or said.output_bytes or said.sequence_number >= 0:
+        reader.count(said.semantic_events, said.output_bytes, said.sequence_number)
+        said.semantic_events = said.output_bytes = 0
+        said.sequence_number = -1
+    return 0
+
+
+cdef int _find_ends(SSESplitter splitter, const char *data, Py_ssize_t length, Ends *ends) except -1:
+    """Where each event ends that is complete; none may be over the limit, nor what is left."""
+    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t found = splitter._find_end(data, length, 0)
+    while found >= 0:
+        splitter._check_length(found)
+        start += found
+        _add_end(ends, start)
+        splitter._first = False
+        splitter._scan = splitter._line_start = 0
+        if start == length:
+            return 0
+        found = splitter._find_end(data, length, start)
+    splitter._check_length(length - start)
+    return 0
+
+
+cdef int _add_end(Ends *ends, Py_ssize_t end) except -1:
+    cdef void *grown
+    if ends.count == ends.capacity:
+        grown = realloc(NULL if ends.at == ends.first else ends.at, 2 * ends.capacity * sizeof(Py_ssize_t))
+        if grown == NULL:
+            raise MemoryError
+        if ends.at == ends.first:
+            memcpy(grown, ends.first, sizeof(ends.first))
+        ends.at = <Py_ssize_t *>grown
+        ends.capacity *= 2
+    ends.at[ends.count] = end
+    ends.count += 1
+    return 0
+
+
+cdef Finding _plain(
+    int dialect, const char *event, Py_ssize_t length, bint seen_cr, bint identified, Said *said
+) noexcept nogil:
+    """What an event is; a plain one is added to `said`."""
+    cdef Walk walk
+    cdef Said here
+    cdef bint named = False
+    cdef Finding finding = _find_data(event, length, seen_cr, &walk, &named)
+    if finding != PLAIN:
+        return finding
+    here.semantic_events = here.output_bytes = 0
+    here.sequence_number = -1
+    skip_space(&walk)
+    if not take(&walk, c"{"):
+        return DOUBTFUL
+    if dialect == OPENAI:
+        if named or not openai_chunk(&walk, identified, &here):
+            return DOUBTFUL
+    elif dialect == ANTHROPIC:
+        if not anthropic_event(&walk, &here):
+            return DOUBTFUL
+    elif not responses_event(&walk, &here):
+        return DOUBTFUL
+    if walk.at != walk.end:
+        return DOUBTFUL
+    said.semantic_events += here.semantic_events
+    said.output_bytes += here.output_bytes
+    if here.sequence_number >= 0:
+        said.sequence_number = here.sequence_number
+    return PLAIN
+
+
+cdef Finding _find_data(
+    const char *event, Py_ssize_t length, bint seen_cr, Walk *walk, bint *named
+) noexcept nogil:
+    """Where the event's only line of data is, and whether the event has a name; DOUBTFUL when there are more."""
+    cdef Finding finding = NO_DATA
+    cdef Py_ssize_t at = 0
+    cdef Py_ssize_t end
+    while at < length:
+        if event[at] == c"\n" or event[at] == c"\r":
+            at += 1
+            continue
+        end = _line_end(event, length, at) if seen_cr else _line_feed(event, length, at)
+        if end - at >= 4 and memcmp(event + at, b"data", 4) == 0 and (end - at == 4 or event[at + 4] == c":"):
+            if finding != NO_DATA or end - at == 4:
+                return DOUBTFUL
+            finding = PLAIN
+            walk.at = event + at + 5
+            walk.end = event + end
+        elif end - at > 6 and memcmp(event + at, b"event:", 6) == 0:
+            named[0] = True
+        at = end + 1
+    return finding
+
+
 def parse_event(bytes raw not None):
     """The fields of one event's bytes; blank lines in it mean nothing."""
     return _parse(raw, 0)
@@ -222,7 +463,17 @@ cdef object _parse(bytes raw, Py_ssize_t at):
     return SSEEvent(raw, event, b"\n".join(lines) if lines is not None else first)
 
 
-cdef Py_ssize_t _line_end(const char *data, Py_ssize_t length, Py_ssize_t start) noexcept:
+cdef object _parse_whole(bytes raw):
+    return _parse(raw, 0)
+
+
+cdef Py_ssize_t _line_feed(const char *data, Py_ssize_t length, Py_ssize_t start) noexcept nogil:
+    """As `_line_end` where there is no CR."""
+    cdef const char *found = <const char *>memchr(data + start, c"\n", length - start)
+    return length if found == NULL else found - data
+
+
+cdef Py_ssize_t _line_end(const char *data, Py_ssize_t length, Py_ssize_t start) noexcept nogil:
     """Where the line ends that goes on at `start`: at the first LF or CR, or at the end of the data."""
     cdef const char *found = <const char *>memchr(data + start, b"\n", length - start)
     cdef Py_ssize_t end = length if found == NULL else found - data

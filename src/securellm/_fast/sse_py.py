@@ -1,4 +1,4 @@
-"""Server-sent events, split at the byte level: the definition, which `sse_c.pyx` may only outrun. Pure.
+"""Server-sent events, split and shown to a relay: the definition, which `sse_c.pyx` may only outrun. Pure.
 
 Follows the event stream format of the WHATWG HTML standard (section 9.2, read 2026-11): lines end in LF, CR or CRLF
 and in nothing else, so U+2028, U+2029, U+0085, VT, FF and FS inside a payload are payload; a blank line ends an event;
@@ -8,15 +8,27 @@ lines come out as events without data, so that joining the `raw` of all events g
 A stream that has shown no CR is cut with `bytes.find`; the first CR switches to a search for all three line ends.
 A blank line's CR that follows a CRLF waits for its LF; one that follows a bare CR ends the event at once, and an LF
 after it opens the next `raw`. So the cutting of the input never changes the events.
+
+A scanner shows every event with data to the relay of its stream, which says what it is. The compiled one recognises the
+events that only say more text by itself, without making an object of any of them, and shows the relay the rest.
 """
 
 import re
+from typing import Protocol
 
 import msgspec
 
+from securellm.chat import Relayed
 from securellm.errors import UpstreamInvalid
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024  # one event, terminator included; whole base64 images travel in one
+
+# What a relay says of an event.
+REMOVED = 1  # it is not passed on
+SEMANTIC = 2  # it counts for the timers
+HOLDING = 4  # it, and what follows, waits for the record: a terminal or error event has passed
+TERMINAL = 8  # nothing behind it is looked at
+IDENTIFIED = 16  # the answer's id and model are known
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -148,6 +160,60 @@ class SSESplitter:
         if self._first and line_start == start and line_end - start == len(_BOM):
             return data.startswith(_BOM, start)
         return line_start == line_end
+
+
+class Reader(Protocol):
+    """The relay behind a scanner."""
+
+    def see(self, event: SSEEvent) -> int:
+        """Learn from an event with data; the flags above."""
+
+    def count(self, semantic_events: int, output_bytes: int, sequence_number: int) -> None:
+        """Learn from events that were not shown, in one sum; the last sequence number in them, -1 where there is none.
+
+        They are counted before the next event is shown, and before `feed` returns.
+        """
+
+
+class StreamScanner:
+    """Passes a stream on, event by event, while a relay reads it."""
+
+    __slots__ = ("_flags", "_splitter")
+
+    def __init__(self, dialect: str) -> None:
+        """`dialect` names the shape of the events: openai, anthropic or responses."""
+        if dialect not in ("openai", "anthropic", "responses"):
+            raise ValueError(f"got the dialect {dialect!r}, streams are scanned in openai, anthropic or responses")
+        self._splitter = SSESplitter()
+        self._flags = 0  # of the last event that was shown
+
+    def __repr__(self) -> str:
+        return f"<StreamScanner pending_bytes={len(self.tail())}>"
+
+    def feed(self, reader: Reader, data: bytes) -> Relayed:
+        """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid when an event is over the limit."""
+        if self._flags & TERMINAL:
+            return Relayed(held=data)
+        passed: list[bytes] = []
+        held: list[bytes] = []
+        semantic = 0
+        for event in self._splitter.feed(data):
+            removed = 0
+            if event.data is not None and not self._flags & TERMINAL:
+                self._flags = reader.see(event)
+                removed = self._flags & REMOVED
+                semantic |= self._flags & SEMANTIC
+            if self._flags & HOLDING:
+                held.append(event.raw)
+            elif not removed:
+                passed.append(event.raw)
+        if self._flags & TERMINAL:
+            held.append(self._splitter.tail())  # behind the terminal event it need not be an event
+        return Relayed(b"".join(passed), b"".join(held), semantic != 0)
+
+    def tail(self) -> bytes:
+        """The bytes of an unfinished event."""
+        return self._splitter.tail()
 
 
 def parse_event(raw: bytes) -> SSEEvent:

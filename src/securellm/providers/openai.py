@@ -1,7 +1,7 @@
 """OpenAI: https://api.openai.com. Pure.
 
 Source: platform.openai.com/docs/api-reference, read 2026-11. The Messages door is answered by chat completions. There
-is no endpoint that counts the tokens of a Messages body, so count_tokens is refused.
+is no endpoint that counts the tokens of a Messages body, so the gateway counts them itself.
 """
 
 from securellm.chat import Dialect, Endpoint

@@ -1,13 +1,14 @@
 """A complete answer to a request that was let in, in the caller's dialect: a whole body, or an error."""
 
 import msgspec
+import trio
 
 from securellm.chat import Headers, Outcome, Status
-from securellm.errors import CallerError, ProviderAnswered, SecureLLMError
+from securellm.errors import CallerError, ProviderAnswered, SecureLLMError, TotalTimeout
 from securellm.permit import Permit
 from securellm.providers.request import headers_down
-from securellm.tokens import estimate_request_tokens
 from securellm.upstream.client import Exchange
+from securellm.upstream.counting import count_request
 from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, id_headers, served_by
 from securellm.upstream.prepare import Prepared
 from securellm.upstream.stream import status_of
@@ -47,15 +48,20 @@ def error_reply(permit: Permit, error: SecureLLMError) -> Reply:
     return Reply(error.status, headers, body, _outcome(error))
 
 
-def count_reply(permit: Permit) -> Reply:
-    """The answer to count_tokens where the provider cannot count: an estimate, and it says so."""
-    headers = [
-        CONTENT_TYPE_JSON,
-        *id_headers(permit.endpoint, permit.request_id),
-        (b"x-securellm-usage-source", b"estimated"),
-    ]
-    body = msgspec.json.encode({"input_tokens": estimate_request_tokens(permit.body)})
-    return Reply(200, headers, body, Outcome(Status.SUCCESS, 200))
+async def count_reply(permit: Permit) -> Reply:
+    """The answer to count_tokens where the provider cannot count: ours, and it says what it is worth."""
+    with permit.waiting_under(trio.CancelScope(deadline=permit.deadline_s)):
+        counted = await count_request(permit.route.targets[0], permit.body)
+        headers = [
+            CONTENT_TYPE_JSON,
+            *id_headers(permit.endpoint, permit.request_id),
+            (b"x-securellm-usage-source", counted.source.encode("ascii")),
+        ]
+        body = msgspec.json.encode({"input_tokens": counted.tokens})
+        return Reply(200, headers, body, Outcome(Status.SUCCESS, 200))
+    return error_reply(
+        permit, permit.interruption or TotalTimeout("the time for the whole request (timeouts.total_s) passed")
+    )
 
 
 def _outcome(error: SecureLLMError) -> Outcome:

@@ -9,11 +9,11 @@ bytes (prompt caches, signatures).
 """
 
 import codecs
-import re
 from collections.abc import Mapping
 
 import msgspec
 
+from securellm._fast import members
 from securellm.chat import Endpoint, Headers
 from securellm.errors import BadRequest, DestinationField, DuplicateKey
 from securellm.wire import reading
@@ -72,8 +72,6 @@ _WITH_STREAM_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
-_SPACE = re.compile(rb"[ \t\n\r]*")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _MAX_MEMBERS = 1024  # of one object that is walked; the walk is python, and no API has a tenth of that
 _SHOWN_CHARACTERS = 64  # of a key, in a message
 _UTF8_STEP_BYTES = 64 * 1024  # decoding in pieces keeps a large body from being copied whole
@@ -98,19 +96,19 @@ class Peeked(msgspec.Struct, frozen=True):
 
 def peek(endpoint: Endpoint, body: bytes) -> Peeked:
     """Read a request's body. Raises BadRequest, DuplicateKey or DestinationField; never repeats the body's text."""
-    members = _read_members(body)
-    for name in members:
+    fields = _read_members(body)
+    for name in fields:
         if name.lower().replace("-", "_") in DESTINATION_FIELDS:
             raise DestinationField(
                 f"{name}: where a request goes is the operator's choice, got it in the body", param=name
             )
-    spans, first_member = _locate(body, members, "")
-    model = _decode(members.get("model"), "model")
+    spans, first_member = _locate(body, fields, "")
+    model = _decode(fields.get("model"), "model")
     if not isinstance(model, str) or not model:
-        got = "an empty string" if model == "" else "nothing" if "model" not in members else "something else"
+        got = "an empty string" if model == "" else "nothing" if "model" not in fields else "something else"
         raise BadRequest(f"model: got {got}, expected the name of a model", param="model")
     if endpoint is Endpoint.COUNT_TOKENS:
-        _check_countable(members.get("messages"))
+        _check_countable(fields.get("messages"))
     include_usage: bool | None = None
     options_span, options_empty, usage_span = spans.get("stream_options"), True, None
     if endpoint in _WITH_STREAM_OPTIONS and options_span is not None:
@@ -118,10 +116,10 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
     return Peeked(
         model=model,
         stream=endpoint in _STREAMING
-        and bool(reading.maybe_boolean(_decode(members.get("stream"), "stream"), "stream")),
+        and bool(reading.maybe_boolean(_decode(fields.get("stream"), "stream"), "stream")),
         include_usage=include_usage,
-        max_output_tokens=_largest(members, _MAX_OUTPUT_FIELDS[endpoint]),
-        n=max(_largest(members, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),
+        max_output_tokens=_largest(fields, _MAX_OUTPUT_FIELDS[endpoint]),
+        n=max(_largest(fields, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),
         model_span=spans["model"],
         first_member=first_member,
         stream_options_span=options_span,
@@ -195,36 +193,13 @@ def _check_utf8(body: bytes) -> None:
         raise BadRequest("the body is not valid utf-8") from exc
 
 
-def _locate(
-    body: bytes, members: Mapping[str, msgspec.Raw], parent: str, start: int = 0
-) -> tuple[dict[str, Span], int]:
+def _locate(body: bytes, decoded: dict[str, msgspec.Raw], parent: str, start: int = 0) -> tuple[dict[str, Span], int]:
     """The span of every value of the object at `start`, and the place after its brace. Raises DuplicateKey."""
-    spans: dict[str, Span] = {}
-    at = first_member = _after_space(body, start) + 1
-    expected = iter(members.items())
-    for number in range(len(members) + 1):
-        at = _after_space(body, at)
-        if body[at] == 0x7D:  # }
-            break
-        if number:
-            at = _after_space(body, at + 1)  # the comma
-        found = _STRING.match(body, at)
-        assert found is not None, "a key of valid json"
-        key = msgspec.json.decode(found.group(), type=str)
-        name, raw = next(expected, ("", b""))
-        at = _after_space(body, _after_space(body, found.end()) + 1)  # the colon
-        value = memoryview(raw)
-        if key != name or memoryview(body)[at : at + len(value)] != value:
-            shown = f"{parent}{key}"[:_SHOWN_CHARACTERS]
-            raise DuplicateKey(f"{shown}: got twice, expected once", param=shown)
-        spans[key] = (at, at + len(value))
-        at += len(value)
+    spans, first_member, repeated = members.locate(body, decoded, start)
+    if repeated is not None:
+        shown = f"{parent}{repeated}"[:_SHOWN_CHARACTERS]
+        raise DuplicateKey(f"{shown}: got twice, expected once", param=shown)
     return spans, first_member
-
-
-def _after_space(body: bytes, at: int) -> int:
-    found = _SPACE.match(body, at)
-    return found.end() if found is not None else at
 
 
 def _peek_options(body: bytes, span: Span) -> tuple[bool | None, bool, Span | None]:

@@ -1,7 +1,8 @@
 """The relay where caller and provider speak one dialect: the bytes pass as they are, and are read on the way. Pure.
 
-What all dialects share. The stream is cut into events; a dialect looks at each (`scan_openai`, `scan_anthropic`,
-`scan_responses`) and fills the meter. Nothing is re-encoded. The one edit is the removal of a usage-only chunk that we
+What all dialects share. A scanner (`_fast/sse_py.py`) cuts the stream into events; a dialect looks at each
+(`scan_openai`, `scan_anthropic`, `scan_responses`) and fills the meter. The compiled scanner counts by itself what only
+says more text, with the same result. Nothing is re-encoded. The one edit is the removal of a usage-only chunk that we
 asked for and the caller did not.
 
 - *Semantic* is an event that carries text, reasoning, a tool call or a finish, and the terminal event. Pings, comments,
@@ -18,10 +19,12 @@ from typing import ClassVar
 
 import msgspec
 
+from securellm._fast import sse
+from securellm._fast.sse_py import HOLDING, IDENTIFIED, REMOVED, SEMANTIC, TERMINAL
 from securellm.chat import Dialect, Meter, Relayed
 from securellm.errors import ProviderError, SecureLLMError, UpstreamInvalid, UpstreamTruncated
 from securellm.wire.envelope import encode_error_event
-from securellm.wire.sse import SSEEvent, SSESplitter, parse_event
+from securellm.wire.sse import SSEEvent, parse_event
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bad JSON
 
@@ -31,43 +34,39 @@ class ScanningRelay(abc.ABC):
 
     dialect: ClassVar[Dialect]
 
-    def __init__(self, *, hide_usage: bool, request_id: str, model: str, created_s: int) -> None:
+    def __init__(
+        self,
+        *,
+        hide_usage: bool,
+        request_id: str,
+        model: str,
+        created_s: int,
+        scanner: type[sse.StreamScanner] = sse.StreamScanner,
+    ) -> None:
         self.meter = Meter()
         self.terminal = False
         self.failure: ProviderError | None = None
-        self._splitter = SSESplitter()
+        self._scanner = scanner(self.dialect.value)
         self._hide_usage = hide_usage
         self._request_id = request_id
         self._model = model
         self._created_s = created_s
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} terminal={self.terminal} failure={self.failure!r} {self._splitter!r}>"
+        return f"<{type(self).__name__} terminal={self.terminal} failure={self.failure!r} {self._scanner!r}>"
 
     def feed(self, data: bytes) -> Relayed:
         """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid."""
-        if self.terminal:
-            return Relayed(held=data)
-        passed: list[bytes] = []
-        held: list[bytes] = []
-        semantic_before = self.meter.semantic_events
-        for event in self._splitter.feed(data):
-            removed = self._take(event)
-            if self._holding():
-                held.append(event.raw)
-            elif not removed:
-                passed.append(event.raw)
-        held.append(self._rest())
-        return Relayed(b"".join(passed), b"".join(held), self.meter.semantic_events > semantic_before)
+        return self._scanner.feed(self, data)
 
     def end(self) -> Relayed:
         """The provider's stream is over. Raises UpstreamTruncated when no terminal or error event has passed."""
         if self._holding():
             return Relayed()
-        tail = self._splitter.tail()
+        tail = self._scanner.tail()
         last = parse_event(tail)
         if last.data is not None and self._is_last(last):
-            self._take(last)
+            self.see(last)
             return Relayed(held=tail, semantic=self.terminal)
         raise UpstreamTruncated("the provider's stream ended before its terminal event")
 
@@ -87,21 +86,28 @@ class ScanningRelay(abc.ABC):
         """The provider's error body, unchanged."""
         return body
 
-    def _holding(self) -> bool:
-        return self.terminal or self.failure is not None
-
-    def _rest(self) -> bytes:
-        """What has arrived behind the terminal event; there it need not be an event."""
-        return self._splitter.tail() if self.terminal else b""
-
-    def _take(self, event: SSEEvent) -> bool:
-        """Learn from one event; True when it is to be removed."""
-        if event.data is None or self.terminal:
-            return False
+    def see(self, event: SSEEvent) -> int:
+        """Learn from one event with data; what it is, in the scanner's flags."""
         removed, semantic = self._see(event)
+        flags = REMOVED if removed else 0
         if semantic and self.failure is None:
             self.meter.semantic_events += 1
-        return removed
+            flags |= SEMANTIC
+        if self.terminal:
+            flags |= TERMINAL | HOLDING
+        elif self.failure is not None:
+            flags |= HOLDING
+        if self.meter.upstream_id is not None and self.meter.upstream_model is not None:
+            flags |= IDENTIFIED
+        return flags
+
+    def count(self, semantic_events: int, output_bytes: int, sequence_number: int) -> None:
+        """Learn from events that only said more text, and that the scanner read by itself."""
+        self.meter.semantic_events += semantic_events
+        self.meter.output_bytes += output_bytes
+
+    def _holding(self) -> bool:
+        return self.terminal or self.failure is not None
 
     @abc.abstractmethod
     def _see(self, event: SSEEvent) -> tuple[bool, bool]:

@@ -60,6 +60,12 @@ class ResponsesScan(ScanningRelay):
             model=self._model,
         )
 
+    def count(self, semantic_events: int, output_bytes: int, sequence_number: int) -> None:
+        """As in every dialect; the last sequence number is remembered."""
+        super().count(semantic_events, output_bytes, sequence_number)
+        if sequence_number >= 0:
+            self._sequence_number = sequence_number
+
     def _see(self, event: SSEEvent) -> tuple[bool, bool]:
         try:
             said = _EVENTS.decode(event.data or b"")
