@@ -218,7 +218,7 @@ class LeasedStore:
         return None
 
     def _is_cut_off(self, now_us: int) -> bool:
-        return not self._link.available or now_us < self._cut_off_until_us
+        return not self._link.available or 0 < self._cut_off_until_us - now_us <= FINAL_US
 
     def _spend(self, demand: Demand, source: str, tokens: int, now_us: int) -> int:
         """Take what is known to be there; the level afterwards."""
@@ -300,8 +300,8 @@ class LeasedStore:
         else:
             granted_us, leased_us, tat_us, redis_us = reply
             now_us = self._now_us()
-            self._clock_us = redis_us - now_us
-            tat_us -= self._clock_us
+            self._compare_clocks(redis_us, now_us)
+            tat_us += now_us - redis_us
             slices.answered(ask, granted_us, leased_us, tat_us, sent_us=sent_us, now_us=now_us)
             if granted_us or leased_us:
                 self._busy[slices.demand.bucket] = None
@@ -328,7 +328,7 @@ class LeasedStore:
         if not isinstance(reply, RedisUnavailable):
             held, others, redis_us = reply
             now_us = self._now_us()
-            self._clock_us = redis_us - now_us
+            self._compare_clocks(redis_us, now_us)
             places.answered(wanted, held, others, now_us)
         self._wake(places.demand)
 
@@ -336,8 +336,13 @@ class LeasedStore:
         for changed in self._waiting.get(demand.bucket, ()):
             changed.set()
 
+    def _compare_clocks(self, redis_us: int, now_us: int) -> None:
+        """Redis read its clock before we read ours, so the largest difference that was seen is the nearest."""
+        clock_us = redis_us - now_us
+        self._clock_us = clock_us if self._clock_us is None else max(clock_us, self._clock_us)
+
     def _asked_us(self, now_us: int) -> int:
-        """The time of Redis as far as is known."""
+        """The time of Redis as far as is known, rather later than earlier."""
         return max(now_us + self._clock_us, 0) if self._clock_us is not None else 0
 
     def _tend(self, now_us: int) -> None:
@@ -356,7 +361,7 @@ class LeasedStore:
                 del self._places[bucket]
         for _ in range(min(SWEPT, len(self._round))):
             self._sweep(now_us, IDLE_US)
-        if now_us - self._announced_us > MEMBER_EVERY_US:
+        if abs(now_us - self._announced_us) > MEMBER_EVERY_US:
             self._announced_us = now_us
             self._announce(MEMBER_LIVES_US)
 

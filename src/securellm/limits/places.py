@@ -37,7 +37,7 @@ class Places:
 
     def refuses(self, now_us: int) -> bool:
         """There was no place, and that was asked just now."""
-        return now_us - self._full_us < FRESH_US
+        return 0 <= now_us - self._full_us < FRESH_US
 
     def refused_since(self, since_us: int) -> bool:
         """There was no place when that was asked after then."""
@@ -62,9 +62,9 @@ class Places:
 
     def is_due(self, now_us: int) -> bool:
         """To be renewed, or to be given back."""
-        if self.held > self.used and now_us - self._freed_us > KEPT_US:
+        if self.held > self.used and abs(now_us - self._freed_us) > KEPT_US:  # a clock that was set back counts, too
             return True
-        return self.held > 0 and now_us - self._renewed_us > RENEW_US
+        return self.held > 0 and abs(now_us - self._renewed_us) > RENEW_US
 
     def ask(self, now_us: int) -> tuple[int, int]:
         """How many are in use, and how many are wanted."""
@@ -73,7 +73,7 @@ class Places:
             return self.used, self.used + max(free, self.waiting) + self.used // _AHEAD_SHARE
         if self.wants_ahead():
             return self.used, self.used + self.used // _AHEAD_SHARE
-        return self.used, self.used if now_us - self._freed_us > KEPT_US else self.held
+        return self.used, self.used if abs(now_us - self._freed_us) > KEPT_US else self.held
 
     def answered(self, wanted: int, held: int, others: int, now_us: int) -> None:
         """So many are ours now."""
@@ -86,7 +86,7 @@ class Places:
 
     def lost(self, now_us: int) -> None:
         """Not renewed for too long: Redis may have given them to others."""
-        if now_us - self._renewed_us > LIVES_US:
+        if abs(now_us - self._renewed_us) > LIVES_US:
             self.held = 0
 
     def is_idle(self) -> bool:

@@ -20,10 +20,11 @@ _LEAST_RETRY_US = 1000
 
 
 class _Slice:
-    __slots__ = ("level_us", "room_us", "until_us")
+    __slots__ = ("level_us", "room_us", "since_us", "until_us")
 
-    def __init__(self, room_us: int, until_us: int, level_us: int) -> None:
+    def __init__(self, room_us: int, since_us: int, until_us: int, level_us: int) -> None:
         self.room_us = room_us
+        self.since_us = since_us
         self.until_us = until_us
         self.level_us = level_us  # what the bucket was at when it was leased
 
@@ -92,9 +93,9 @@ class Slices:
 
     def refuses(self, cost_us: int, now_us: int) -> bool:
         """The shared bucket had too little when it was asked just now, and time has not given that back since."""
-        if now_us < self._final_us:
+        if 0 < self._final_us - now_us <= FINAL_US:
             return True
-        if now_us - self._full_us >= FRESH_US:
+        if not 0 <= now_us - self._full_us < FRESH_US:
             return False
         return self.level_us(now_us) + cost_us - self.demand.capacity > now_us
 
@@ -120,8 +121,8 @@ class Slices:
 
     def spend(self, cost_us: int, now_us: int) -> None:
         """Use what is held; the room is known to be there."""
-        if now_us - self._since_us >= self.hold_us:
-            self._recent_us = self._used_us if now_us - self._since_us < 2 * self.hold_us else 0
+        if not 0 <= now_us - self._since_us < self.hold_us:
+            self._recent_us = self._used_us if 0 <= now_us - self._since_us < 2 * self.hold_us else 0
             self._used_us, self._since_us = 0, now_us
         self._used_us += cost_us
         while cost_us > 0:
@@ -178,9 +179,9 @@ class Slices:
         """The shared bucket granted so much; its TAT is told in our clock."""
         self._tat_us = tat_us
         if leased_us:
-            self._add(leased_us, sent_us + ask.hold_us)
+            self._add(leased_us, sent_us, sent_us + ask.hold_us)
         if granted_us:
-            self._add(granted_us, now_us + ARRIVED_US)
+            self._add(granted_us, sent_us, now_us + ARRIVED_US)
         if granted_us < ask.need_us:
             self._full_us = now_us
         elif ask.need_us:
@@ -201,13 +202,13 @@ class Slices:
         busy = self.asking or self.waiting_us or self._slices or self.is_owing()
         return not busy and now_us - self.touched_us > after_us
 
-    def _add(self, room_us: int, until_us: int) -> None:
-        self._slices.append(_Slice(room_us, until_us, self._tat_us))
+    def _add(self, room_us: int, since_us: int, until_us: int) -> None:
+        self._slices.append(_Slice(room_us, since_us, until_us, self._tat_us))
         if len(self._slices) > 1 and self._slices[-2].until_us > until_us:
             self._slices = deque(sorted(self._slices, key=lambda piece: piece.until_us))
 
     def _expire(self, now_us: int) -> None:
-        while self._slices and self._slices[0].until_us <= now_us:
+        while self._slices and not self._slices[0].since_us <= now_us < self._slices[0].until_us:
             ended = self._slices.popleft()
             self._returns.append((ended.room_us, ended.level_us))
 
