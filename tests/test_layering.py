@@ -28,7 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "pricing": PURE_CORE | {"config"},  # what a body may cost is told from its weight
     "routing": BOTTOM | {"config", "providers"},
     "accounts": BOTTOM | {"config"},
-    "limits": BOTTOM | {"_fast", "accounts", "config"},
+    "limits": BOTTOM | {"_fast", "accounts", "config", "redis_link"},
     "redis_link": BOTTOM | {"config"},
     "cache": PURE_CORE | {"config", "redis_link"},
     "ids": BOTTOM,
@@ -145,7 +145,8 @@ FILE_CALLS = re.compile(
 )
 MUST_BE_PURE = (
     "chat", "wire.*", "routing", "providers.*", "limits.quota", "limits.limiter", "limits.process", "limits.showing",
-    "limits.in_flight", "tokens",
+    "limits.in_flight", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
+    "redis_link.breaker", "tokens",
 )  # fmt: skip
 # A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment
 # variable when first imported), the frozen settings and the routes, which only hold their views.

@@ -3,13 +3,13 @@
 A reload changes what is asked of these, never these themselves; where they are is a setting that needs a restart.
 """
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.spending import SpendingDatabase
-from securellm.audit.opening import unix_us
 from securellm.config import Config
 from securellm.config.tree import RateLimit
 from securellm.limits.budgets import STALE_MARGIN_S, Budgets
@@ -39,7 +39,7 @@ class Commons:
 
     def limiter(self, settings: RateLimit) -> Limiter:
         """The limits as a configuration sets them, on the counts that go on."""
-        return Limiter(settings, self.limits, self._accounts.rates, unix_us, self._report)
+        return Limiter(settings, self.limits, self._accounts.rates, _monotonic_us, self._report)
 
 
 @asynccontextmanager
@@ -55,6 +55,11 @@ async def open_commons(config: Config, place: Place, accounts: Accounts, metrics
         stale_after_s = config.timeouts.total_s + STALE_MARGIN_S
         budgets = Budgets(spending, accounts.budgets, stale_after_s=stale_after_s)
         yield Commons(link, limits, budgets, accounts, metrics)
+
+
+def _monotonic_us() -> int:
+    """The time for limits, the same in every process of the machine: a clock that is set back would lock buckets."""
+    return time.monotonic_ns() // 1000
 
 
 def _report_refusal(metrics: Metrics, shadow: ShadowLog, refusal: Refusal) -> None:

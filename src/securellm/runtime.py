@@ -32,6 +32,7 @@ from securellm.providers.base import Provider
 from securellm.redis_link.link import RedisStatistics
 from securellm.routing import Catalogue
 from securellm.serving import Serving, make_serving
+from securellm.telemetry.logs import dropped_lines
 from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
 from securellm.under_way import UnderWay
@@ -184,6 +185,7 @@ class Runtime:
             self.metrics.breaker(provider.name, self.origins.of(provider).statistics().state.name.lower())
         books = self.gateway.statistics().ledger
         self.metrics.counted("securellm_bookkeeper_failures", books.failures)
+        self.metrics.counted("securellm_log_lines_dropped", dropped_lines())
         if books.audit is not None:
             self.metrics.audited(
                 available=books.audit.available,

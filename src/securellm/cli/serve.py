@@ -18,7 +18,7 @@ from securellm import __version__
 from securellm.cli.settings import check_prices, check_routes, config_option, load_or_explain
 from securellm.config import Config
 from securellm.errors import ConfigError, SecureLLMError
-from securellm.telemetry.logs import add_field, add_secrets, open_logs
+from securellm.telemetry.logs import add_field, add_secrets, open_logs, open_outlet
 
 if TYPE_CHECKING:
     from securellm.runtime import Runtime
@@ -186,7 +186,8 @@ def _open_and_serve(
         await server.serve(opened, sockets=sockets, load=load, link=link, task_status=status)
 
     try:
-        trio.run(runtime.run, config, body, start.place if start is not None else ALONE)
+        with open_outlet():
+            trio.run(runtime.run, config, body, start.place if start is not None else ALONE)
     finally:
         if banner is not None:
             banner.show_what_would_be_lost()

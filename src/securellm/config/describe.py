@@ -62,7 +62,9 @@ targets = ["my-box/llama-3", "anthropic/claude-sonnet-4-5"]
 """
 
 _SECTION_NOTES: dict[str, str] = {
-    "database": """The store is SQLite. `sqlite:models.db` is relative to the working directory,
+    "database": """The store is a SQLite file, or a PostgreSQL server where several machines share it
+([operations.md](operations.md#postgresql)); a server needs `security.pepper`, and a URL with a password in it must be a
+secret reference as a whole. `sqlite:models.db` is relative to the working directory,
 `sqlite:/srv/models.db` and `sqlite:////srv/models.db` are absolute. With three slashes `sqlite:///srv/models.db` is
 absolute, as sqlx reads it; a bare file name (`sqlite:///models.db`) and any URL with a driver
 (`sqlite+pysqlite:///srv/models.db`) are relative, as SQLAlchemy reads them. A store in memory is refused: every key

@@ -83,6 +83,10 @@ class RedisLink:
         words = (len(keys), *keys, *arguments)
         self._worker.submit(Asked(words, queued_s=clock_s(), script=script, then=then))
 
+    def waited_in_vain(self, since_s: float) -> None:
+        """Whoever posts and waits for the answer says so when 50 ms have passed; `since_s` is `time.monotonic`'s."""
+        self._deliver(self._worker.late(since_s))
+
     def statistics(self) -> RedisStatistics:
         """The figures now."""
         worker, figures = self._worker, self._worker.statistics()
@@ -112,7 +116,7 @@ class RedisLink:
             asked.given_up = True
         outcome = asked.outcome  # it may be there although this thread was too busy to be told in time
         if outcome is PENDING:
-            self._deliver(self._worker.late(asked))
+            self.waited_in_vain(asked.queued_s)
             raise RedisUnavailable(f"no answer within {CALL_S * 1000:.0f} ms")
         if isinstance(outcome, RedisUnavailable):
             raise RedisUnavailable(*outcome.args)

@@ -82,12 +82,11 @@ class Worker:
             self._queued_bytes += asked.size_bytes
             self._condition.notify()
 
-    def late(self, asked: Asked) -> list[Asked]:
-        """Nobody waits for it any more; what else has thereby become hopeless is returned, with its outcome."""
+    def late(self, since_s: float) -> list[Asked]:
+        """Somebody has waited in vain since then; what has become hopeless thereby is returned, with its outcome."""
         reason = f"no answer within {CALL_S * 1000:.0f} ms"
         with self._condition:
-            asked.given_up = True
-            silent = self._last_answer_s < asked.queued_s
+            silent = self._last_answer_s < since_s
             opened = self._breaker.late(clock_s(), reason, silent=silent)
             hopeless = self._drain(reason) if opened else []
             self._condition.notify()
