@@ -8,9 +8,10 @@ import pytest
 
 from rig.fixtures import gateway, lane, provider, second_provider, serving
 from rig.postgres_server import PLACES as POSTGRES_PLACES
+from rig.postgres_server import postgres
 from rig.replay import CORPUS, corpus_is_there
 
-__all__ = ["gateway", "lane", "provider", "second_provider", "serving"]
+__all__ = ["gateway", "lane", "postgres", "provider", "second_provider", "serving"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and what the tests start would inherit it; some tests send Ctrl-C.

@@ -1,29 +1,17 @@
 """The stores that tests of the accounts run on: a SQLite file, and a database of a real PostgreSQL server."""
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from rig.postgres_server import PostgresServer
 from securellm.config.secrets import Secret
 from securellm.config.tree import Config, Database, Security
 
 PEPPER = "a pepper that machines share"
 POSTGRES = pytest.param("postgresql", marks=pytest.mark.tool("postgres"))
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """One server for all tests that leave it alone; each takes a database of its own."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(params=["sqlite", POSTGRES])
