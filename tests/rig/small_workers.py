@@ -79,11 +79,11 @@ def _do(how: str, start: Start, folder: Path) -> int:
                 return 0
             if message.word is Word.PREPARE:
                 why = "no room" if how == "unwilling" and start.place.slot == 2 else ""
-                link.sendall(encode_message(Message(Word.PREPARED, why)))
+                link.sendall(encode_message(Message(Word.PREPARED, why, attempt=message.attempt)))
             if message.word is Word.COMMIT and how == "dies" and start.place.slot == 2:
                 return 5
             if message.word is Word.COMMIT:
-                link.sendall(encode_message(Message(Word.COMMITTED)))
+                link.sendall(encode_message(Message(Word.COMMITTED, attempt=message.attempt)))
 
 
 if __name__ == "__main__":

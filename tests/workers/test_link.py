@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from securellm.workers.link import LINE_BYTES_AT_MOST, Lines, Message, Word, encode_message
 
-MESSAGES = st.builds(Message, st.sampled_from(Word), st.text(max_size=20), st.text(max_size=20))
+MESSAGES = st.builds(Message, st.sampled_from(Word), st.text(max_size=20), st.text(max_size=20), st.integers(0, 9))
 
 
 @given(st.lists(MESSAGES, max_size=5), st.lists(st.integers(0, 500)))

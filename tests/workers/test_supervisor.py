@@ -166,7 +166,7 @@ async def test_a_reload_is_taken_by_all(tmp_path: Path) -> None:
         supervised.signal(signal.SIGHUP)
         await until_true(lambda: "with epoch second is in force in all workers" in supervised.log())
         assert sorted(supervised.told()[:2]) == ["1 prepare second", "2 prepare second"]
-        assert sorted(supervised.told()[2:]) == ["1 commit ", "2 commit "]
+        await until_true(lambda: sorted(supervised.told()[2:]) == ["1 commit ", "2 commit "])
         os.kill(supervised.starts()[0][1], signal.SIGKILL)
         await until_true(lambda: len(supervised.starts()) == 3)
         assert supervised.starts()[2][2] == "second"
@@ -178,7 +178,7 @@ async def test_a_reload_that_one_cannot_take_is_taken_by_none(tmp_path: Path) ->
         await supervised.serving(2)
         supervised.signal(signal.SIGHUP)
         await until_true(lambda: len(supervised.told()) == 4)
-        assert sorted(supervised.told()[2:]) == ["1 abort no room", "2 abort "]
+        assert sorted(line for line in supervised.told() if "abort" in line) == ["1 abort no room", "2 abort "]
         assert "the old one stays in force: no room" in supervised.log()
         os.kill(supervised.starts()[0][1], signal.SIGKILL)
         await until_true(lambda: len(supervised.starts()) == 3)

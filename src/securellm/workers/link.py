@@ -33,6 +33,7 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     word: Word
     why: str = ""
     epoch: str = ""
+    attempt: int = 0  # which reload it belongs to: an answer may come when that one has been given up
 
 
 class Lines:

@@ -93,6 +93,7 @@ class Supervisor:
         self._complete = False  # all of them have served at one time
         self._reload: _Reload | None = None
         self._reload_wanted = False
+        self._attempts = 0  # at reloading
 
     def __repr__(self) -> str:
         serving = sum(worker.ready_s is not None for worker in self._workers.values())
@@ -162,10 +163,8 @@ class Supervisor:
         for message in messages:
             if message.word is Word.READY:
                 self._take_ready(worker)
-            elif message.word is Word.PREPARED and self._reload is not None:
-                self._reload.prepared[worker.slot] = message.why
-            elif message.word is Word.COMMITTED and self._reload is not None:
-                self._reload.committed.add(worker.slot)
+            elif self._reload is not None and message.attempt == self._attempts:
+                self._reload.hear(worker.slot, message)
 
     def _take_ready(self, worker: "_Worker") -> None:
         worker.ready_s = time.monotonic()
@@ -295,7 +294,7 @@ class Supervisor:
                 reload.committing = True
                 reload.ends_s = now_s + COMMIT_S
                 self._config = reload.config  # a worker that dies from now on is replaced by one with the new
-                self._tell_all(Message(Word.COMMIT))
+                self._tell_all(Message(Word.COMMIT, attempt=self._attempts))
             return
         late_ones = [
             worker
@@ -311,6 +310,7 @@ class Supervisor:
 
     def _begin_reload(self, now_s: float) -> None:
         _log.info("SIGHUP: reading the configuration again")
+        self._attempts += 1
         pids = {slot: worker.pid for slot, worker in self._workers.items()}
         try:
             config = self._load()
@@ -323,7 +323,7 @@ class Supervisor:
         if changes:
             self._refuse_reload(f"a restart is needed to change {', '.join(changes)}")
             return
-        self._tell_all(Message(Word.PREPARE, epoch=config.epoch))
+        self._tell_all(Message(Word.PREPARE, epoch=config.epoch, attempt=self._attempts))
 
     def _refuse_reload(self, why: str) -> None:
         _log.error("the configuration is not reloaded, the old one stays in force: %s", why)
@@ -446,6 +446,13 @@ class _Reload:
         self.prepared: dict[int, str] = {}  # and why not, or nothing
         self.committing = False
         self.committed: set[int] = set()
+
+    def hear(self, slot: int, message: Message) -> None:
+        """What a worker says of it."""
+        if message.word is Word.PREPARED:
+            self.prepared[slot] = message.why
+        elif message.word is Word.COMMITTED:
+            self.committed.add(slot)
 
 
 def _note(number: int, frame: object) -> None:

@@ -53,10 +53,11 @@ class Link:
             else:
                 stops.drain(signal.Signals[message.why])
         elif message.word is Word.PREPARE:
-            await self._say(Message(Word.PREPARED, await reloader.prepare(message.epoch)))
+            why = await reloader.prepare(message.epoch)
+            await self._say(Message(Word.PREPARED, why, attempt=message.attempt))
         elif message.word is Word.COMMIT:
             reloader.commit()
-            await self._say(Message(Word.COMMITTED))
+            await self._say(Message(Word.COMMITTED, attempt=message.attempt))
         elif message.word is Word.ABORT:
             await reloader.abort(message.why)
 
