@@ -34,16 +34,16 @@ import msgspec
 from securellm.config import Config
 from securellm.config.changes import fixed_changes
 from securellm.errors import SecureLLMError
-from securellm.workers.link import NOW, Lines, Message, Word, encode_message
+from securellm.workers.agreement import Agreement, Commit, Done, Refuse
+from securellm.workers.link import NOW, Message, Word
 from securellm.workers.place import Place
+from securellm.workers.process import WorkerProcess, describe_end, die_with
 
 STARTS_AT_MOST = 6  # in a row that do not get to serve; with the waiting between them some six seconds
 FIRST_WAIT_S = 0.1  # after the second death in a row; twice as long each time
 LONGEST_WAIT_S = 5.0
 YOUNG_S = 5.0  # who dies sooner after it began to serve may have died of what kills the next one, too
 HUNG_S = 60.0  # ten times what a heartbeat may be late on a machine that is much too busy
-PREPARE_S = 30.0  # loading and checking a configuration, and asking nobody
-COMMIT_S = 5.0  # taking it is swapping references
 GRACE_S = 15.0  # after the drain: last words, the audit log's last commit, the interpreter's end
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -83,7 +83,9 @@ class Supervisor:
         self._run_dir = run_dir
         self._work = work
         self._load = load
-        self._workers: dict[int, _Worker] = {slot: _Worker(slot) for slot in range(1, config.server.workers + 1)}
+        self._workers: dict[int, WorkerProcess] = {
+            slot: WorkerProcess(slot) for slot in range(1, config.server.workers + 1)
+        }
         self._selector = selectors.DefaultSelector()
         self._wakes, self._woken = socket.socketpair()
         self._stopping: signal.Signals | None = None
@@ -91,7 +93,7 @@ class Supervisor:
         self._exit_code = 0
         self._announced = False
         self._complete = False  # all of them have served at one time
-        self._reload: _Reload | None = None
+        self._agreement: Agreement | None = None
         self._reload_wanted = False
         self._attempts = 0  # at reloading
 
@@ -145,7 +147,7 @@ class Supervisor:
         self._tell_all(Message(Word.STOP, NOW))
         self._stop_ends_s = min(self._stop_ends_s, time.monotonic() + GRACE_S)
 
-    def _hear(self, worker: "_Worker") -> None:
+    def _hear(self, worker: WorkerProcess) -> None:
         try:
             data = worker.link.recv(65_536) if worker.link is not None else b""
             messages = worker.lines.feed(data)
@@ -163,10 +165,10 @@ class Supervisor:
         for message in messages:
             if message.word is Word.READY:
                 self._take_ready(worker)
-            elif self._reload is not None and message.attempt == self._attempts:
-                self._reload.hear(worker.slot, message)
+            elif self._agreement is not None and message.attempt == self._attempts:
+                self._agreement.hear(worker.slot, message)
 
-    def _take_ready(self, worker: "_Worker") -> None:
+    def _take_ready(self, worker: WorkerProcess) -> None:
         worker.ready_s = time.monotonic()
         _log.info("worker %d serves", worker.slot, extra={"fields": {"pid": worker.pid}})
         if not self._announced and self._stopping is None:
@@ -200,19 +202,22 @@ class Supervisor:
             wait_s = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (worker.deaths - 2)) if worker.deaths > 1 else 0.0
             worker.start_at_s = time.monotonic() + wait_s
             _log.error(
-                "worker %d %s; it is replaced%s", worker.slot, _end(status), f" in {wait_s:g} s" if wait_s else ""
+                "worker %d %s; it is replaced%s",
+                worker.slot,
+                describe_end(status),
+                f" in {wait_s:g} s" if wait_s else "",
             )
 
-    def _take_end(self, worker: "_Worker", status: int, *, served: bool) -> None:
+    def _take_end(self, worker: WorkerProcess, status: int, *, served: bool) -> None:
         """A worker has ended while all are to end."""
         if status != 0 and (served or status > 0):
-            _log.error("worker %d %s while it stopped", worker.slot, _end(status))
+            _log.error("worker %d %s while it stopped", worker.slot, describe_end(status))
             self._exit_code = self._exit_code or 1
 
-    def _give_up(self, worker: "_Worker", status: int) -> None:
+    def _give_up(self, worker: WorkerProcess, status: int) -> None:
         self._exit_code = status if status > 0 else 1
         if self._announced:
-            _log.critical("worker %d %s and cannot be started: the gateway stops", worker.slot, _end(status))
+            _log.critical("worker %d %s and cannot be started: the gateway stops", worker.slot, describe_end(status))
         self._stop(signal.SIGINT)
 
     def _look_at_the_time(self) -> None:
@@ -225,26 +230,18 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.pid is None and worker.start_at_s is not None and now_s >= worker.start_at_s:
                 self._spawn(worker)
-            elif worker.ready_s is not None and now_s - worker.heard_s > self._hung_s and not self._is_heard(worker):
+            elif worker.ready_s is not None and now_s - worker.heard_s > self._hung_s and not worker.has_unread():
                 _log.error("worker %d has not turned its event loop for %g s: killed", worker.slot, self._hung_s)
                 worker.kill()
         self._go_on_reloading(now_s)
-
-    def _is_heard(self, worker: "_Worker") -> bool:
-        """Whether something lies on its link that was not read yet: this process may have been stopped itself."""
-        if worker.link is None:
-            return False
-        with suppress(OSError):
-            return bool(worker.link.recv(1, socket.MSG_PEEK))
-        return False
 
     def _time_left_s(self) -> float | None:
         """How long nothing can become due; None when only events matter."""
         due_s = [worker.start_at_s for worker in self._workers.values() if worker.start_at_s is not None]
         if self._stopping is not None:
             due_s = [self._stop_ends_s]
-        elif self._reload is not None:
-            due_s.append(self._reload.ends_s)
+        elif self._agreement is not None:
+            due_s.append(self._agreement.ends_s)
         else:
             due_s += [worker.heard_s + self._hung_s for worker in self._workers.values() if worker.ready_s is not None]
         return max(0.0, min(due_s) - time.monotonic() + 0.001) if due_s else None
@@ -261,83 +258,65 @@ class Supervisor:
         self._tell_all(Message(Word.STOP, order.name))
         for worker in self._workers.values():
             worker.start_at_s = None
-            if worker.ready_s is None and worker.pid is not None:
-                with suppress(ProcessLookupError):
-                    os.kill(worker.pid, signal.SIGTERM)  # it does not listen to its link yet
+            if worker.ready_s is None:
+                worker.kill(signal.SIGTERM)  # it does not listen to its link yet
 
     def _tell_all(self, message: Message) -> None:
         for worker in self._workers.values():
-            if worker.pid is not None:
-                worker.tell(message)
+            worker.tell(message)
 
     # reloading
 
     def _go_on_reloading(self, now_s: float) -> None:
-        reload = self._reload
-        if reload is None:
+        agreement = self._agreement
+        if agreement is None:
             if self._reload_wanted and self._all_serve():
                 self._reload_wanted = False
                 self._begin_reload(now_s)
             return
-        if not reload.committing:
-            refusals = {slot: why for slot, why in reload.prepared.items() if why}
-            gone = [slot for slot, worker in self._workers.items() if worker.pid != reload.pids[slot]]
-            if refusals:
-                slot = min(refusals)
-                self._refuse_reload(refusals[slot])
-            elif gone:
-                self._refuse_reload(f"worker {gone[0]} ended meanwhile")
-            elif now_s >= reload.ends_s:
-                late = min(set(self._workers) - set(reload.prepared))
-                self._refuse_reload(f"worker {late} was not ready within {PREPARE_S:g} s")
-            elif len(reload.prepared) == len(self._workers):
-                reload.committing = True
-                reload.ends_s = now_s + COMMIT_S
-                self._config = reload.config  # a worker that dies from now on is replaced by one with the new
-                self._tell_all(Message(Word.COMMIT, attempt=self._attempts))
-            return
-        late_ones = [
-            worker
-            for slot, worker in self._workers.items()
-            if slot not in reload.committed and worker.pid == reload.pids[slot] and worker.pid is not None
-        ]
-        if not late_ones or now_s >= reload.ends_s:
-            for worker in late_ones:
-                _log.error("worker %d did not take the new configuration: killed", worker.slot)
-                worker.kill()
+        decision = agreement.decide(self._pids(), now_s)
+        if isinstance(decision, Refuse):
+            self._refuse_reload(decision.why)
+        elif isinstance(decision, Commit):
+            self._config = agreement.config  # a worker that dies from now on is replaced by one with the new
+            self._tell_all(Message(Word.COMMIT, attempt=self._attempts))
+        elif isinstance(decision, Done):
+            for slot in decision.late:
+                _log.error("worker %d did not take the new configuration: killed", slot)
+                self._workers[slot].kill()
             _log.info("the configuration with epoch %s is in force in all workers", self._config.epoch)
-            self._reload = None
+            self._agreement = None
 
     def _begin_reload(self, now_s: float) -> None:
         _log.info("SIGHUP: reading the configuration again")
-        self._attempts += 1
-        pids = {slot: worker.pid for slot, worker in self._workers.items()}
         try:
             config = self._load()
         except SecureLLMError as error:
-            self._reload = _Reload(self._config, pids, now_s)
             self._refuse_reload(error.message)
             return
-        self._reload = _Reload(config, pids, now_s + PREPARE_S)
         changes = fixed_changes(self._config, config)
         if changes:
             self._refuse_reload(f"a restart is needed to change {', '.join(changes)}")
             return
+        self._attempts += 1
+        self._agreement = Agreement(config, self._pids(), now_s)
         self._tell_all(Message(Word.PREPARE, epoch=config.epoch, attempt=self._attempts))
 
     def _refuse_reload(self, why: str) -> None:
         _log.error("the configuration is not reloaded, the old one stays in force: %s", why)
         for worker in self._workers.values():
-            if worker.pid is not None:
-                worker.tell(Message(Word.ABORT, why if worker.slot == 1 else ""))
-        self._reload = None
+            worker.tell(Message(Word.ABORT, why if worker.slot == 1 else ""))
+        self._agreement = None
+
+    def _pids(self) -> dict[int, int | None]:
+        return {slot: worker.pid for slot, worker in self._workers.items()}
 
     def _all_serve(self) -> bool:
         return all(worker.ready_s is not None for worker in self._workers.values())
 
     # processes
 
-    def _spawn(self, worker: "_Worker") -> None:
+    def _spawn(self, worker: WorkerProcess) -> None:
         ours, theirs = socket.socketpair()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -364,7 +343,7 @@ class Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            _die_with(parent)
+            die_with(parent)
             self._close()
             for other in self._workers.values():
                 if other.link is not None:
@@ -386,90 +365,12 @@ class Supervisor:
         self._wakes.close()
         self._woken.close()
 
-    def _forget_link(self, worker: "_Worker") -> None:
+    def _forget_link(self, worker: WorkerProcess) -> None:
         if worker.link is not None:
             self._selector.unregister(worker.link)
             worker.link.close()
             worker.link = None
 
 
-class _Worker:
-    """What is known of the process in one slot."""
-
-    def __init__(self, slot: int) -> None:
-        self.slot = slot
-        self.pid: int | None = None
-        self.link: socket.socket | None = None
-        self.lines = Lines()
-        self.ready_s: float | None = None
-        self.heard_s = 0.0
-        self.start_at_s: float | None = None
-        self.deaths = 0  # in a row, of processes that died young
-        self.starts_in_vain = 0  # in a row
-
-    def begin(self, pid: int, link: socket.socket) -> None:
-        """A process has been started for it."""
-        self.pid, self.link, self.lines = pid, link, Lines()
-        self.ready_s, self.start_at_s = None, None
-        self.heard_s = time.monotonic()
-
-    def tell(self, message: Message) -> None:
-        """Send a message. One that cannot take it has ended, or hangs and will be killed for it."""
-        if self.link is not None:
-            with suppress(OSError):
-                self.link.send(encode_message(message))
-
-    def wait(self) -> int | None:
-        """The exit code, negative for a signal, if the process has ended; it is then forgotten."""
-        if self.pid is None:
-            return None
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        if pid == 0:
-            return None
-        self.pid = None
-        return os.waitstatus_to_exitcode(status)
-
-    def kill(self) -> None:
-        """End it at once; `wait` has its exit code."""
-        if self.pid is not None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-
-
-class _Reload:
-    """A configuration on its way into all workers."""
-
-    def __init__(self, config: Config, pids: dict[int, int | None], ends_s: float) -> None:
-        self.config = config
-        self.pids = pids  # a worker that is replaced meanwhile has another one
-        self.ends_s = ends_s
-        self.prepared: dict[int, str] = {}  # and why not, or nothing
-        self.committing = False
-        self.committed: set[int] = set()
-
-    def hear(self, slot: int, message: Message) -> None:
-        """What a worker says of it."""
-        if message.word is Word.PREPARED:
-            self.prepared[slot] = message.why
-        elif message.word is Word.COMMITTED:
-            self.committed.add(slot)
-
-
 def _note(number: int, frame: object) -> None:
     """A signal came: its number is read from the wake-up socket. Without a handler it would not be written there."""
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies, however that happens."""
-    import ctypes  # not at the top: only workers need it
-
-    set_death_signal = 1  # PR_SET_PDEATHSIG, prctl(2)
-    ctypes.CDLL(None, use_errno=True).prctl(set_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before we asked
-        os._exit(1)
-
-
-def _end(status: int) -> str:
-    if status < 0:
-        return f"was killed by {signal.Signals(-status).name}"
-    return f"ended with code {status}"
