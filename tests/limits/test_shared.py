@@ -89,6 +89,7 @@ def test_a_burst_at_every_worker(start: Start, twin: str) -> None:
     assert sum(worker.ask(**order)[0] for worker in workers) == 1
 
 
+@pytest.mark.slow
 @both_twins
 def test_what_a_killed_worker_held_is_given_back(start: Start, table: Path, twin: str) -> None:
     """Requests that a killed worker was serving stop counting: for who meets the limit, and for who replaces it."""
@@ -107,6 +108,7 @@ def test_what_a_killed_worker_held_is_given_back(start: Start, table: Path, twin
         assert start(3, twin).ask(**held) == [1]
 
 
+@pytest.mark.slow
 @both_twins
 def test_workers_killed_while_they_decide(start: Start, table: Path, twin: str) -> None:
     """SIGKILL at any moment of a decision stops nobody, and what the others decide stays exact."""
