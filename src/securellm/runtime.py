@@ -233,11 +233,18 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place:
                 nursery.start_soon(Announcer(store, ledger).keep_telling)
             if place.first and audit is not None:
                 nursery.start_soon(_keep_index_filled, config)
+                nursery.start_soon(_close_orphans, config, place)
             try:
                 await body(runtime)
             finally:
                 await runtime.aclose()
             nursery.cancel_scope.cancel()
+
+
+async def _close_orphans(config: Config, place: Place) -> None:
+    from securellm.audit.orphans import close_orphans  # cryptography is imported only where a log is kept
+
+    await close_orphans(config, place.workers)
 
 
 async def _keep_index_filled(config: Config) -> None:
