@@ -1,5 +1,6 @@
 """A real PostgreSQL for a test, on a free port and in a directory of its own; it can stop, hang, die and come back."""
 
+import contextlib
 import glob
 import os
 import pwd
@@ -64,21 +65,22 @@ class PostgresServer:
     def kill(self) -> None:
         """SIGKILL of the server and of whatever serves a connection."""
         assert self._process is not None
-        for child in _children(self._process.pid):
-            os.kill(child, signal.SIGKILL)
+        children = _children(self._process.pid)
         self._end(signal.SIGKILL)
+        for child in children:
+            _signal(child, signal.SIGKILL)
 
     def hang(self) -> None:
         """SIGSTOP: connections stand and nothing answers."""
         assert self._process is not None
         for process in (self._process.pid, *_children(self._process.pid)):
-            os.kill(process, signal.SIGSTOP)
+            _signal(process, signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
         assert self._process is not None
         for process in (self._process.pid, *_children(self._process.pid)):
-            os.kill(process, signal.SIGCONT)
+            _signal(process, signal.SIGCONT)
 
     def close(self) -> None:
         """End it and take its files away."""
@@ -136,6 +138,11 @@ def _program(name: str) -> str:
     found = shutil.which(name, path=places)
     assert found, f"{name} is not installed"
     return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # what serves a connection comes and goes
+        os.kill(pid, number)
 
 
 def _children(pid: int) -> list[int]:
