@@ -22,7 +22,7 @@ from securellm.config.secrets import Secret
 from securellm.errors import ConfigError, StoreUnavailable
 
 BUSY_TIMEOUT_MS = 5000  # how long a write waits for another process's; its own writes take a few milliseconds
-CONNECT_TIMEOUT_S = 5  # PostgreSQL; a server that is there answers in milliseconds
+CONNECT_TIMEOUT_S = 3  # PostgreSQL; a server that is there answers in milliseconds
 STATEMENT_TIMEOUT_MS = 10_000  # PostgreSQL; the longest statement reads all keys
 LOST_TIMEOUT_MS = 10_000  # PostgreSQL; after that a server that answers nothing at all counts as gone
 ADVISORY_SPACE = 0x534C4231  # "SLB1": our locks among those of other programs in the same database
