@@ -11,7 +11,7 @@ import pytest
 from rig.postgres_server import PostgresServer
 from rig.spending_worker import BUDGET, COST_NUSD, Orders, SpendingWorker, config_of
 from securellm.accounts.spending import SpendingDatabase
-from securellm.limits.budgets import LEASE_S
+from securellm.limits.purse import LEASE_S
 
 WORKERS = 4
 ENOUGH_FOR = 10

@@ -10,7 +10,8 @@ from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import Spending
 from securellm.chat import Caller, KeyId, RequestId
 from securellm.errors import BudgetExceeded, BudgetsUnavailable
-from securellm.limits.budgets import EXCHANGE_EVERY_S, LEASE_S, Budgets, Reservation
+from securellm.limits.budgets import Budgets, Reservation
+from securellm.limits.purse import LEASE_S, LOOK_EVERY_S
 
 CALLER = Caller(KeyId("abcd1234"), "u1", team_id="t1")
 NOON_S = 1_795_176_000  # 2026-11-20, 12:00 UTC
@@ -48,7 +49,7 @@ class Process:
 
     async def spending(self) -> Spending:
         """The figures of the first budget, after all that is settled was told."""
-        await trio.sleep(2 * EXCHANGE_EVERY_S + 0.2)
+        await trio.sleep(2 * LOOK_EVERY_S + 0.2)
         return (await self.budgets.spent(self.budgets_of))[0]
 
 

@@ -28,7 +28,9 @@ class MemorySpending:
         if self.down:
             raise StoreUnavailable("the store is down")
         with self._lock:
-            decision = decide(batch, self._rows(), list(self.leases.values()), now_s)
+            about = {order.budget.id for order in batch.orders} | {charge.budget.id for charge in batch.charges}
+            leases = [lease for lease in self.leases.values() if lease.budget_id in about]
+            decision = decide(batch, [row for row in self._rows() if row.budget_id in about], leases, now_s)
             for key, (nusd, tokens) in decision.spent.items():
                 before = self.spent.get(key, (0, 0))
                 self.spent[key] = before[0] + nusd, before[1] + tokens

@@ -83,6 +83,10 @@ class Lease:
         """Whether so much may be reserved without asking."""
         return self.free_nusd >= nusd and self.free_tokens >= tokens and now_s < self.good_until_s
 
+    def limits(self, nusd: int, tokens: int) -> bool:
+        """Whether the budget has a say in it: one in USD has none in what costs nothing."""
+        return bool((nusd and self.counts_nusd) or (tokens and self.counts_tokens))
+
     def reserve(self, nusd: int, tokens: int) -> None:
         """Take it off what is free; the caller has looked whether it is there."""
         self.free_nusd -= nusd
