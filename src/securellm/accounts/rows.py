@@ -13,7 +13,7 @@ from securellm.accounts.database import upsert
 from securellm.accounts.keys import KeyRecord
 from securellm.accounts.records import StoredModel, StoreEvent, TeamRecord, UserRecord
 from securellm.accounts.schema import BUDGETS, EVENTS, GENERATION, KEYS, META, MODELS, PEPPER_MARK, TEAMS, USERS
-from securellm.chat import EVERYTHING, Grants, KeyId
+from securellm.chat import EVERYTHING, Grants
 from securellm.config.tree import Rates
 
 RATES = Rates.__struct_fields__
@@ -48,11 +48,11 @@ def read_keys(
     connection: Connection, *, key_id: str | None = None, user_id: str | None = None, team_id: str | None = None
 ) -> list[KeyRecord]:
     """The keys for which all that is given holds, oldest first."""
-    wanted = select(KEYS).order_by(KEYS.c.created_at_s, KEYS.c.id)
+    wanted = select(*_KEY_COLUMNS).order_by(KEYS.c.created_at_s, KEYS.c.id)
     for column, value in ((KEYS.c.id, key_id), (KEYS.c.user_id, user_id), (KEYS.c.team_id, team_id)):
         if value is not None:
             wanted = wanted.where(column == value)
-    return [_key(dict(row._mapping)) for row in connection.execute(wanted)]
+    return [_key(*row) for row in connection.execute(wanted)]
 
 
 def count_keys(connection: Connection) -> int:
@@ -182,11 +182,32 @@ def _table_of(record: Owner) -> Table:
     return USERS if isinstance(record, UserRecord) else TEAMS
 
 
-def _key(row: Row) -> KeyRecord:
-    texts = {name: row.pop(name) for name in GRANTS}
-    given = {name: tuple(msgspec.json.decode(text)) for name, text in texts.items() if text is not None}
-    row["id"] = KeyId(row["id"])
-    return KeyRecord(**_with_rates(row), grants=Grants(**given) if given else EVERYTHING)
+# In the order in which `_key` takes them: a store may have many keys, and all are read after every change.
+_KEY_COLUMNS = [
+    KEYS.c[name]
+    for name in (
+        *(name for name in KeyRecord.__struct_fields__ if name not in ("grants", "rates")),
+        *GRANTS,
+        *RATES,
+    )
+]
+_OWN_COLUMNS = len(_KEY_COLUMNS) - len(GRANTS) - len(RATES)
+
+
+def _key(*values: Any) -> KeyRecord:
+    (*own, previous_digest, previous_until_s), rest = values[:_OWN_COLUMNS], values[_OWN_COLUMNS:]
+    texts, rates = rest[: len(GRANTS)], rest[len(GRANTS) :]
+    return KeyRecord(
+        *own,
+        grants=Grants(*(one if one is None else _decode_texts(one) for one in texts)) if any(texts) else EVERYTHING,
+        rates=Rates(*rates) if rates != _NO_RATES else None,
+        previous_digest=previous_digest,
+        previous_until_s=previous_until_s,
+    )
+
+
+_NO_RATES = (None,) * len(RATES)
+_decode_texts = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
 def _key_row(record: KeyRecord) -> Row:
