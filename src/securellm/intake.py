@@ -17,6 +17,9 @@ from securellm.wire.weight import Weight, weigh
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
+# Each of these threads keeps the interpreter's lock from the loop for some milliseconds: few at a time.
+_apart = trio.CapacityLimiter(2)
+
 
 def check_hop(call: Call) -> None:
     """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal.
@@ -81,14 +84,14 @@ async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:
     """What the body asks for; a large one is looked at beside the event loop. Raises BadRequest and its kinds."""
     if len(body) < PEEK_APART_BYTES:
         return peek(endpoint, body)
-    return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
 async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
     """What the body may be charged for; a large one is looked at beside the event loop."""
     if len(body) < PEEK_APART_BYTES:
         return weigh(endpoint, body)
-    return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True)
+    return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:
