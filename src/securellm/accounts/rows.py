@@ -195,14 +195,24 @@ _OWN_COLUMNS = len(_KEY_COLUMNS) - len(GRANTS) - len(RATES)
 
 
 def _key(*values: Any) -> KeyRecord:
-    (*own, previous_digest, previous_until_s), rest = values[:_OWN_COLUMNS], values[_OWN_COLUMNS:]
-    texts, rates = rest[: len(GRANTS)], rest[len(GRANTS) :]
+    key_id, digest, name, role, created_at_s, expires_at_s, revoked_at_s, user_id, team_id = values[:9]
+    previous_digest, previous_until_s = values[9:_OWN_COLUMNS]
+    texts = values[_OWN_COLUMNS : _OWN_COLUMNS + len(GRANTS)]
+    rates = values[_OWN_COLUMNS + len(GRANTS) :]
     return KeyRecord(
-        *own,
-        grants=Grants(*(one if one is None else _decode_texts(one) for one in texts)) if any(texts) else EVERYTHING,
-        rates=Rates(*rates) if rates != _NO_RATES else None,
-        previous_digest=previous_digest,
-        previous_until_s=previous_until_s,
+        key_id,
+        digest,
+        name,
+        role,
+        created_at_s,
+        expires_at_s,
+        revoked_at_s,
+        user_id,
+        team_id,
+        Grants(*(one if one is None else _decode_texts(one) for one in texts)) if any(texts) else EVERYTHING,
+        Rates(*rates) if rates != _NO_RATES else None,
+        previous_digest,
+        previous_until_s,
     )
 
 
