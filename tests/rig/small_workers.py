@@ -58,6 +58,8 @@ def _do(how: str, start: Start, folder: Path) -> int:
         return 3
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    if how == "slow":
+        time.sleep(60)
     link.sendall(encode_message(Message(Word.READY)))
     if how == "deaf":
         time.sleep(60)

@@ -128,6 +128,25 @@ async def test_a_worker_that_hangs_is_killed(tmp_path: Path) -> None:
         assert await supervised.end() == 0
 
 
+async def test_a_stop_while_starting(tmp_path: Path) -> None:
+    """A worker that does not serve yet has nothing to drain: it ends at once, and the gateway with 0."""
+    with trio.fail_after(WITHIN_S), _supervise("slow", 2, tmp_path) as supervised:
+        await until_true(lambda: len(supervised.starts()) == 1)
+        supervised.signal(signal.SIGTERM)
+        assert await supervised.end() == 0
+        assert len(supervised.starts()) == 1
+
+
+@pytest.mark.slow
+async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    """When the drain's time and some more is over, the rest are killed, and the exit code says so."""
+    with trio.fail_after(60), _supervise("stays", 1, tmp_path) as supervised:
+        await supervised.serving(1)
+        supervised.signal(signal.SIGINT)
+        assert await supervised.end() == 1
+        assert "was killed by SIGKILL while it stopped" in supervised.log()
+
+
 async def test_a_failure_while_stopping_is_told(tmp_path: Path) -> None:
     """A worker that ends its drain with an error makes the gateway's exit code 1."""
     with trio.fail_after(WITHIN_S), _supervise("fails", 2, tmp_path) as supervised:
