@@ -12,7 +12,7 @@ from securellm.accounts.authority import check_model, may_use
 from securellm.chat import Call, Caller, Endpoint
 from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
 from securellm.holdings import Most
-from securellm.pricing.bound import image_tokens_at_most, worst_case
+from securellm.pricing.bound import by_price, image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
 from securellm.serving import Serving
@@ -31,6 +31,10 @@ def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> R
             raise
         # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
         route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)
+    if len(route.targets) > 1 and serving.config.auto.order == "price":
+        prices = serving.prices
+        ordered = by_price(route.targets, lambda target: prices.find(target.provider.name, target.model))
+        route = msgspec.structs.replace(route, targets=tuple(ordered))
     reasons = [_reason(serving, caller, target) for target in route.targets]
     if not any(reasons):
         return route

@@ -16,8 +16,8 @@ async def test_the_cheapest_target_is_asked_first(serving, provider, second_prov
             {"openai": provider, "compat": second_provider},
             auto={"targets": ["openai/m1", "compat/m1"], "order": order},
             models={
-                "openai/*": {"input_usd_per_mtok": 5.0, "output_usd_per_mtok": 5.0},
-                "compat/*": {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 9.0},
+                "openai/m1": {"input_usd_per_mtok": 5.0, "output_usd_per_mtok": 5.0},
+                "compat/m1": {"input_usd_per_mtok": 1.0, "output_usd_per_mtok": 9.0},
             },
         )
         assert (await gateway.ask(doors.CHAT, doors.CHAT.body("auto"))).status == 200

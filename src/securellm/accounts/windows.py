@@ -5,7 +5,6 @@ counts until its last second is out of the window: never too short, too long by 
 """
 
 import calendar
-import time
 from typing import NamedTuple
 
 from securellm.accounts.bounds import Budget
@@ -29,9 +28,10 @@ def window_of(budget: Budget, now_s: int) -> Window:
     if budget.window == "day":
         start_s = now_s - now_s % DAY_S
         return Window(start_s, start_s + DAY_S)
-    year, month = time.gmtime(now_s)[:2]
-    after = (year + 1, 1) if month == 12 else (year, month + 1)
-    return Window(_first_second(year, month), _first_second(*after))
+    months = now_s // (31 * DAY_S)  # since 1970, at least
+    while _month_start_s(months + 1) <= now_s:
+        months += 1
+    return Window(_month_start_s(months), _month_start_s(months + 1))
 
 
 def bucket_of(budget: Budget, window: Window, now_s: int) -> Window:
@@ -50,5 +50,6 @@ def counts(budget: Budget, window: Window, bucket: Window, now_s: int) -> bool:
     return bucket == window
 
 
-def _first_second(year: int, month: int) -> int:
-    return calendar.timegm((year, month, 1, 0, 0, 0))
+def _month_start_s(months: int) -> int:
+    """The first second of the month that is so many months after January 1970."""
+    return calendar.timegm((1970 + months // 12, months % 12 + 1, 1, 0, 0, 0))

@@ -367,9 +367,8 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "order",
             Kind.CHOICE,
-            "`list`: the order of targets; `price` is not built.",
+            "`list`: in the order of `targets`; `price`: the cheapest first, free ones before all others.",
             choices=("list", "price"),
-            only="list",
         ),
     ),
     *_rows(
