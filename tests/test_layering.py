@@ -146,7 +146,7 @@ FILE_CALLS = re.compile(
 MUST_BE_PURE = (
     "chat", "wire.*", "routing", "providers.*", "limits.quota", "limits.limiter", "limits.process", "limits.showing",
     "limits.in_flight", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
-    "redis_link.breaker", "tokens",
+    "redis_link.breaker", "cache.service", "cache.key", "cache.gather", "cache.replay", "cache.keeping", "tokens",
 )  # fmt: skip
 # A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment
 # variable when first imported), the frozen settings and the routes, which only hold their views.
@@ -154,6 +154,7 @@ PURE_ENOUGH = ("errors", "_fast", "_fast.*", "config", "config.*", "web.routes",
 
 NURSERIES: set[str] = {
     "runtime",  # the one for everything long-lived
+    "commons",  # the leases on limits, beside those on budgets
     "server",  # serving, beside the signal that ends it
     "web.listening",  # the connections
     "web.asgi",  # one a request: its work, beside the news that the caller has gone

@@ -4,15 +4,18 @@ A reload changes what is asked of these, never these themselves; where they are 
 """
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
+
+import trio
 
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.spending import SpendingDatabase
 from securellm.config import Config
 from securellm.config.tree import RateLimit
 from securellm.limits.budgets import STALE_MARGIN_S, Budgets
+from securellm.limits.leased import LeasedStore
 from securellm.limits.limiter import Limiter, Refusal
 from securellm.limits.process import ProcessStore
 from securellm.limits.quota import Store as LimitsStore
@@ -37,6 +40,13 @@ class Commons:
         self._accounts = accounts
         self._report = partial(_report_refusal, metrics, ShadowLog())
 
+    async def keep(self) -> None:
+        """Do what has to be done while nobody asks, until cancelled: leases on limits and on budgets."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.budgets.keep)
+            if isinstance(self.limits, LeasedStore):
+                nursery.start_soon(self.limits.keep)
+
     def limiter(self, settings: RateLimit) -> Limiter:
         """The limits as a configuration sets them, on the counts that go on."""
         return Limiter(settings, self.limits, self._accounts.rates, _monotonic_us, self._report)
@@ -47,14 +57,24 @@ async def open_commons(config: Config, place: Place, accounts: Accounts, metrics
     """Open what the configuration names; nothing here is waited for. Raises ConfigError."""
     async with AsyncExitStack() as opened:
         link = await opened.enter_async_context(open_redis(config.redis))
-        limits: LimitsStore = ProcessStore()
-        if place.run_dir is not None:
-            limits = opened.enter_context(open_shared_store(place.run_dir / LIMITS_FILE, place.slot, place.workers))
+        limits = opened.enter_context(_open_limits(config.rate_limit, place, link))
         spending = SpendingDatabase(config)
         opened.callback(spending.close)
         stale_after_s = config.timeouts.total_s + STALE_MARGIN_S
         budgets = Budgets(spending, accounts.budgets, stale_after_s=stale_after_s)
         yield Commons(link, limits, budgets, accounts, metrics)
+
+
+@contextmanager
+def _open_limits(settings: RateLimit, place: Place, link: RedisLink | None) -> Iterator[LimitsStore]:
+    """Where the counts are, as `rate_limit.store` says."""
+    if link is not None and settings.store in ("auto", "redis"):
+        yield LeasedStore(link, settings, _monotonic_us, processes=place.workers)
+    elif place.run_dir is not None and settings.store in ("auto", "shared"):
+        with open_shared_store(place.run_dir / LIMITS_FILE, place.slot, place.workers) as store:
+            yield store
+    else:
+        yield ProcessStore()
 
 
 def _monotonic_us() -> int:

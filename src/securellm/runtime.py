@@ -227,7 +227,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place:
         async with trio.open_nursery() as nursery:
             runtime = Runtime(serving, gateway, accounts, ledger, metrics, discovery, store, commons, channel, nursery)
             nursery.start_soon(accounts.keep_fresh)
-            nursery.start_soon(commons.budgets.keep)
+            nursery.start_soon(commons.keep)
             await nursery.start(channel.serve)
             if place.first:
                 nursery.start_soon(Announcer(store, ledger).keep_telling)
