@@ -41,6 +41,10 @@ class MemoryCache:
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """See Cache. Never waits; a value larger than the whole cache is not kept."""
+        self.set_nowait(key, value, ttl_s)
+
+    def set_nowait(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """See Cache."""
         self._forget(key)
         size_bytes = _size_bytes(key, value)
         if ttl_s <= 0 or size_bytes > self._max_bytes:

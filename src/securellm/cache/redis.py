@@ -31,6 +31,10 @@ class RedisCache:
 
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """See Cache. Never waits: whoever asks after it on this link comes behind it."""
+        self.set_nowait(key, value, ttl_s)
+
+    def set_nowait(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """See Cache."""
         if ttl_s <= 0:
             sent = self._link.send_nowait("DEL", PREFIX + key)
         else:

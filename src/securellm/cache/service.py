@@ -26,6 +26,9 @@ class Cache(Protocol):
     async def set(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """Keep the value for so long, in place of an older one; it may be gone before."""
 
+    def set_nowait(self, key: bytes, value: bytes, ttl_s: float) -> None:
+        """As `set`, for whoever settles and so may not wait."""
+
     async def delete(self, key: bytes) -> bool:
         """Forget the key; False when that could not be done, and then its time to live decides."""
 
