@@ -21,7 +21,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -59,9 +59,10 @@ async def serve(
     """
     from securellm.web.listening import Listening
 
-    listening = Listening(runtime, sockets, tls_context(runtime.config.security.tls))
+    served = Served(runtime)
+    listening = Listening(runtime, sockets, served.tls)
     stops = Stops()
-    reloader = Reloader(runtime, load if load is not None else lambda: runtime.config)
+    reloader = Reloader(served, load if load is not None else lambda: runtime.config)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             urls = await nursery.start(listening.run)
@@ -100,6 +101,47 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"security.tls: the certificate or its key cannot be loaded: {reason}") from error
     return context
+
+
+class Served:
+    """The runtime with its certificate, reloaded together: handshakes after the commit are made with the new one.
+
+    `tls` is for the listeners, for as long as they live; None where plain HTTP is served. Raises ConfigError.
+    """
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+        self.tls = self._certified = tls_context(runtime.config.security.tls)
+        if self.tls is not None:
+            self.tls.sni_callback = self._choose  # called in every handshake, whether a name is asked for or not
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._runtime.config
+
+    @property
+    def ledger(self) -> Any:
+        """The books."""
+        return self._runtime.ledger
+
+    async def prepare(self, config: Config) -> tuple[Any, ssl.SSLContext | None]:
+        """What the runtime prepares, with the certificate as it is on the disk now. Raises SecureLLMError."""
+        certified = await trio.to_thread.run_sync(tls_context, config.security.tls)
+        return await self._runtime.prepare(config), certified
+
+    async def give_up(self, prepared: tuple[Any, ssl.SSLContext | None]) -> None:
+        """Close what was prepared and is not wanted."""
+        await self._runtime.give_up(prepared[0])
+
+    def commit(self, prepared: tuple[Any, ssl.SSLContext | None]) -> None:
+        """Put it in force."""
+        self._runtime.commit(prepared[0])
+        self._certified = prepared[1]
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        if self._certified is not None:
+            connection.context = self._certified
 
 
 async def _drain_then_cancel(

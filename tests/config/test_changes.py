@@ -6,7 +6,7 @@ import msgspec
 
 from securellm.config import Config, Secret
 from securellm.config.changes import FIXED, fixed_changes
-from securellm.config.tree import Provider, Redis, Security, Server, Timeouts
+from securellm.config.tree import Provider, Redis, Security, Server, Timeouts, Tls
 
 
 def test_fixed_settings_exist() -> None:
@@ -25,6 +25,16 @@ def test_what_is_fixed_is_named() -> None:
     )
     assert fixed_changes(Config(), changed) == ["state_dir", "server.port", "server.workers", "redis.url"]
     assert fixed_changes(changed, changed) == []
+
+
+def test_tls_cannot_be_switched() -> None:
+    """Another certificate can be taken, but plain HTTP cannot become HTTPS, nor the other way round."""
+    first, second = (
+        msgspec.structs.replace(Config(), security=Security(tls=Tls(cert_path=Path(name), key_path=Path("k"))))
+        for name in ("/a", "/b")
+    )
+    assert fixed_changes(first, second) == []
+    assert fixed_changes(first, Config()) == fixed_changes(Config(), first) == ["security.tls"]
 
 
 def test_what_a_reload_is_for() -> None:

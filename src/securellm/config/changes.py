@@ -27,13 +27,16 @@ FIXED: tuple[tuple[str, ...], ...] = (
     ("audit", "checkpoint_copy"),
     ("audit", "signing_key"),
     ("security", "pepper"),
-    ("security", "tls"),
 )
 
 
 def fixed_changes(before: Config, after: Config) -> list[str]:
     """The dotted names of the settings that differ and need a restart."""
-    return [".".join(path) for path in FIXED if _at(before, path) != _at(after, path)]
+    changes = [".".join(path) for path in FIXED if _at(before, path) != _at(after, path)]
+    had, has = (config.security.tls.cert_path is not None for config in (before, after))
+    if had != has:  # another certificate can be taken, another protocol cannot
+        changes.append("security.tls")
+    return changes
 
 
 def _at(config: Config, path: tuple[str, ...]) -> object:
