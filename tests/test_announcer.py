@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from rig.waiting import until_true
 from securellm.accounts.store import Store
+from securellm.announcer import Announcer
+from securellm.config.tree import Config, Database
+from securellm.errors import AuditUnavailable
 
 
 def events_of(gateway: Any) -> list[dict[str, Any]]:
@@ -69,4 +73,23 @@ async def test_what_was_changed_is_told(serving, provider):
         assert (details[0]["team_id"], details[1]["user_id"]) == ("core", "alice")
         assert details[2]["budget_id"] == "user:alice:month"
         assert json.loads(details[1]["changed"])["team_id"] == "core"
+        store.close()
+
+
+class _FullLog:
+    """A ledger whose log takes nothing."""
+
+    def note(self, action: str, *, detail: dict[str, str | int]) -> None:
+        raise AuditUnavailable("the disk is full")
+
+
+async def test_what_the_log_does_not_take_is_told_later(tmp_path: Path) -> None:
+    """An event that could not be told is given back at once, for whoever comes next."""
+    with trio.fail_after(30):
+        store = Store(Config(state_dir=tmp_path, database=Database(path=tmp_path / "models.db")))
+        await trio.to_thread.run_sync(store.create_team, "core")
+        with pytest.raises(AuditUnavailable):
+            await Announcer(store, _FullLog()).tell()
+        (event,) = await trio.to_thread.run_sync(store.read_events)
+        assert (event.action, event.subject) == ("team_created", "core")
         store.close()

@@ -11,7 +11,7 @@ import trio
 
 from securellm.accounts.records import StoreEvent
 from securellm.accounts.store import Store
-from securellm.errors import SecureLLMError
+from securellm.errors import AuditUnavailable, SecureLLMError
 from securellm.ledger import Ledger
 
 LOOK_S = 1.0  # between two looks; as often as the keys themselves are looked at
@@ -40,10 +40,15 @@ class Announcer:
         events = await self._store.in_thread(self._store.read_events)
         if not events:
             return
-        receipts = [self._ledger.note(event.action, detail=_detail_of(event)) for event in events]
-        for receipt in receipts:
-            await receipt.durable()
-        await self._store.in_thread(self._store.forget_events, [event.id for event in events])
+        ids = [event.id for event in events]
+        try:
+            receipts = [self._ledger.note(event.action, detail=_detail_of(event)) for event in events]
+            for receipt in receipts:
+                await receipt.durable()
+        except AuditUnavailable:
+            await self._store.in_thread(self._store.give_back_events, ids)
+            raise
+        await self._store.in_thread(self._store.forget_events, ids)
 
 
 def _detail_of(event: StoreEvent) -> dict[str, str | int]:

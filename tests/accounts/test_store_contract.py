@@ -278,9 +278,12 @@ def test_an_event_is_one_process_to_tell(config: Config, store: Store) -> None:
     (second,) = other.read_events()
     assert second.id > taken[0].id
     store.forget_events([taken[0].id])
-    with other.transaction(write=True) as connection:
-        connection.exec_driver_sql("UPDATE events SET taken_until_s = 1")
+    other.give_back_events([second.id])
     assert store.read_events() == [second]
+    assert other.read_events() == []
+    with other.transaction(write=True) as connection:
+        connection.exec_driver_sql("UPDATE events SET taken_until_s = 1")  # whoever took it has gone
+    assert other.read_events() == [second]
     other.close()
 
 

@@ -25,6 +25,7 @@ BUSY_TIMEOUT_MS = 5000  # how long a write waits for another process's; its own 
 CONNECT_TIMEOUT_S = 3  # PostgreSQL; a server that is there answers in milliseconds
 STATEMENT_TIMEOUT_MS = 10_000  # PostgreSQL; the longest statement reads all keys
 LOST_TIMEOUT_MS = 10_000  # PostgreSQL; after that a server that answers nothing at all counts as gone
+KEEPALIVE_S = 5  # PostgreSQL; a machine that vanishes while we wait for its answer is missed after three times that
 ADVISORY_SPACE = 0x534C4231  # "SLB1": our locks among those of other programs in the same database
 ACCOUNTS_LOCK = 1  # of whoever changes the accounts
 INDEX_LOCK = 2  # of whoever fills the index of the audit log
@@ -133,7 +134,7 @@ def _server_engine(url: Secret, synchronous: str) -> Engine:
     commit = "on" if synchronous == "FULL" else "off"
     try:
         # libpq reads the URL by itself: several hosts, TLS, service files, and whatever else it knows.
-        given = conninfo_to_dict(url.reveal().replace("+psycopg", "", 1))
+        given = conninfo_to_dict(f"postgresql://{url.reveal().partition('://')[2]}")
     except psycopg.Error:
         # `from None`: the driver repeats what it could not read.
         raise ConfigError("database.url cannot be read as a URL of PostgreSQL") from None
@@ -141,6 +142,9 @@ def _server_engine(url: Secret, synchronous: str) -> Engine:
         "connect_timeout": CONNECT_TIMEOUT_S,
         "application_name": "securellm",
         "tcp_user_timeout": LOST_TIMEOUT_MS,
+        "keepalives_idle": KEEPALIVE_S,
+        "keepalives_interval": KEEPALIVE_S,
+        "keepalives_count": 2,
         "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={BUSY_TIMEOUT_MS} "
         f"-c idle_in_transaction_session_timeout={STATEMENT_TIMEOUT_MS} -c synchronous_commit={commit}",
         **given,

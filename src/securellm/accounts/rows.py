@@ -153,6 +153,11 @@ def take_events(connection: Connection, now_s: int, until_s: int, limit: int) ->
     return events
 
 
+def give_back_events(connection: Connection, event_ids: list[int]) -> None:
+    """Nobody is telling these any more."""
+    connection.execute(update(EVENTS).where(EVENTS.c.id.in_(event_ids)).values(taken_until_s=None))
+
+
 def forget_events(connection: Connection, event_ids: list[int]) -> None:
     """Take events away: the audit log has them."""
     connection.execute(delete(EVENTS).where(EVENTS.c.id.in_(event_ids)))
