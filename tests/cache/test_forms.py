@@ -308,6 +308,7 @@ def _said(completion: dict[str, Any]) -> list[Any]:
         message = {name: value for name, value in choice["message"].items() if value}
         for call in message.get("tool_calls", []):
             call.pop("index", None)
+            call.setdefault("type", "function")
         said.append((choice["finish_reason"], message))
     return said
 
