@@ -223,7 +223,7 @@ async def test_metrics() -> None:
             for target in ("/metrics", "/api/metrics"):
                 response = await fetch(edge.url, "GET", target, None, OPERATOR)
                 assert response.status == 200
-                assert 'securellm_circuit_breaker_state{provider="openai"} 0.0' in response.body.decode()
+                assert "# TYPE securellm_circuit_breaker_state gauge" in response.body.decode()
         public = msgspec.structs.replace(edge_config(), telemetry=Telemetry(metrics_public=True))
         async with open_edge(public) as edge:
             assert (await fetch(edge.url, "GET", "/metrics")).status == 200
