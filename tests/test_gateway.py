@@ -95,7 +95,7 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
         serving = make_serving(config, load_table(config), limiter)
         ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
         ledger.subscribe(books.settled.append)
-        yield Gateway(serving, accounts, Budgets(SpendingDatabase(config), accounts.budgets), ledger)
+        yield Gateway(serving, accounts, Budgets(SpendingDatabase(config), accounts.budgets), None, ledger)
     await serving.clients.aclose()
 
 

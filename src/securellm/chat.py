@@ -36,6 +36,7 @@ class Endpoint(enum.Enum):
     MESSAGES = "messages"
     COUNT_TOKENS = "messages.count_tokens"
     SYNC = "models.sync"  # asks providers for their models; nothing is routed to it
+    ADMIN = "admin"  # what an administrator does over HTTP; no provider is asked
 
     @property
     def dialect(self) -> Dialect:
@@ -51,6 +52,7 @@ _DIALECT_OF = {
     Endpoint.MESSAGES: Dialect.ANTHROPIC,
     Endpoint.COUNT_TOKENS: Dialect.ANTHROPIC,
     Endpoint.SYNC: Dialect.OPENAI,
+    Endpoint.ADMIN: Dialect.OPENAI,
 }
 
 
@@ -182,7 +184,7 @@ class Relay(Protocol):
         """The provider's error body in the caller's dialect; unchanged in the same dialect."""
 
 
-class Grants(msgspec.Struct, frozen=True):
+class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a key may be used for; None is everything, an empty tuple is nothing.
 
     `models` are ids or patterns as `openai/*`; `networks` are addresses or networks as `10.0.0.0/8`.
@@ -271,7 +273,7 @@ class Settlement(msgspec.Struct, frozen=True):
     context_truncated: bool
     config_epoch: str
     cost_nusd: int | None = None  # of all attempts, in nano-USD; None when nothing was used
-    cache: str = "off"  # off, miss, hit, shared (the answer to a simultaneous identical request)
+    cache: str = "off"  # off, miss, hit
     saved_nusd: int | None = None  # what the answer cost when it was made; of a hit
     overrun_nusd: int | None = None  # what was used beyond what had been reserved of a budget
 

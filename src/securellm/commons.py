@@ -12,6 +12,8 @@ import trio
 
 from securellm.accounts.snapshot import Accounts
 from securellm.accounts.spending import SpendingDatabase
+from securellm.cache.answers import Answers
+from securellm.cache.opening import choose_cache
 from securellm.config import Config
 from securellm.config.tree import RateLimit
 from securellm.limits.budgets import STALE_MARGIN_S, Budgets
@@ -32,11 +34,18 @@ class Commons:
     """See the module. Made by `open_commons`."""
 
     def __init__(
-        self, link: RedisLink | None, limits: LimitsStore, budgets: Budgets, accounts: Accounts, metrics: Metrics
+        self,
+        link: RedisLink | None,
+        limits: LimitsStore,
+        budgets: Budgets,
+        answers: Answers | None,
+        accounts: Accounts,
+        metrics: Metrics,
     ) -> None:
         self.link = link
         self.limits = limits
         self.budgets = budgets
+        self.answers = answers
         self._accounts = accounts
         self._report = partial(_report_refusal, metrics, ShadowLog())
 
@@ -62,7 +71,9 @@ async def open_commons(config: Config, place: Place, accounts: Accounts, metrics
         opened.callback(spending.close)
         stale_after_s = config.timeouts.total_s + STALE_MARGIN_S
         budgets = Budgets(spending, accounts.budgets, stale_after_s=stale_after_s)
-        yield Commons(link, limits, budgets, accounts, metrics)
+        cache = choose_cache(config.cache, link, time.monotonic)
+        answers = Answers(config.cache, config.redis.ttl_secs, cache) if cache is not None else None
+        yield Commons(link, limits, budgets, answers, accounts, metrics)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import msgspec
 
 from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
+from securellm.audit.bodies import Bodies
+from securellm.cache.answers import Answers, Hit, Lead
 from securellm.candidates import candidates_of, most_of
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
 from securellm.errors import (
@@ -34,6 +36,7 @@ from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
 from securellm.permit import OpenRequest, Permit, open_request
+from securellm.recall import end_lead, hit_answer, hit_settlement, look_up
 from securellm.routing import Route
 from securellm.serving import Serving
 from securellm.settlement import refused, settlement_of, settlement_of_call
@@ -67,8 +70,11 @@ class _Open(NamedTuple):
 class Gateway:
     """Serves every lane of the process."""
 
-    def __init__(self, serving: Serving, accounts: Accounts, budgets: Budgets, ledger: Ledger) -> None:
+    def __init__(
+        self, serving: Serving, accounts: Accounts, budgets: Budgets, answers: Answers | None, ledger: Ledger
+    ) -> None:
         self._serving = serving
+        self._answers = answers
         self._accounts = accounts
         self._budgets = budgets
         self._ledger = ledger
@@ -86,10 +92,13 @@ class Gateway:
         """Whose key is it. Raises InvalidKey or StoreUnavailable; waits for nothing."""
         return self._accounts.identify(headers)
 
-    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
-        """As `identify`, for a request that is refused without a good key: the refusal is noted as an event."""
+    def authenticate(self, headers: Headers, client_ip: str, *, anonymous: bool = True) -> Caller:
+        """As `identify`, for a request that is refused without a good key: the refusal is noted as an event.
+
+        Where `anonymous` is False a key is needed whatever the configuration says.
+        """
         try:
-            return self.identify(headers)
+            return self._accounts.identify(headers, anonymous=anonymous)
         except InvalidKey:
             self._ledger.event("authentication_failed", client_ip=client_ip)
             raise
@@ -140,6 +149,9 @@ class Gateway:
                 weight = await weigh_body(call.endpoint, body)
                 most = most_of(serving, call.endpoint, peeked, weight, route.targets)
                 await holdings.reserve(self._budgets, caller, most, call.request_id)
+            found = await self._look_up(serving, call, caller, peeked, body, route)
+            if isinstance(found, Lead):
+                holdings.lead = found
             bodies = await serving.bodies.open(call.endpoint, body)
         except BaseException as error:
             serving.leave()
@@ -149,8 +161,12 @@ class Gateway:
                 raise
             return await self._refuse(call, _told(call, error), caller, peeked, page)
         page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
+        if isinstance(found, Hit):
+            return await self._recall(serving, call, caller, peeked, body, page, bodies, holdings, found)
         deadline_s = call.started_s + serving.config.timeouts.total_s
         permit = Permit(call, caller, peeked, body, route, holdings, page, bodies, deadline_s)
+        if holdings.lead is not None:
+            permit.collected = bytearray()
         self._open[call.request_id] = _Open(permit, serving)
         return permit
 
@@ -161,10 +177,10 @@ class Gateway:
         else:
             asked = await self._open[permit.request_id].serving.asker.ask(permit)
             if isinstance(asked, Upstream):
+                permit.streamed = True
                 return asked
             reply = asked
-        permit.bytes_out += len(reply.body)
-        permit.bodies.answered(reply.body)
+        permit.answered(reply.body)
         answer, outcome = Answer(reply.status, reply.headers, reply.body), reply.outcome
         try:
             await permit.bodies.seal(permit.request_id)
@@ -202,6 +218,10 @@ class Gateway:
     def _settle_holdings(self, permit: Permit, priced: Priced) -> Priced:
         """Give back what the request held and did not use; an overrun of its budget is noted beside its record."""
         settlement = priced.settlement
+        if permit.holdings.lead is not None:
+            end_lead(permit.holdings.lead, permit, settlement)
+            settlement = msgspec.structs.replace(settlement, cache="miss")
+            priced = msgspec.structs.replace(priced, settlement=settlement)
         usage, cost_nusd = settlement.usage, settlement.cost_nusd or 0
         overrun_nusd = permit.holdings.settle(usage.total_tokens if usage is not None else None, cost_nusd)
         if not overrun_nusd:
@@ -256,6 +276,44 @@ class Gateway:
     def statistics(self) -> GatewayStatistics:
         """The figures now."""
         return GatewayStatistics(len(self._open), self._in_flight.statistics(), self._ledger.statistics())
+
+    async def _look_up(
+        self, serving: Serving, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route
+    ) -> Hit | Lead | None:
+        if self._answers is None or not serving.config.cache.enabled:
+            return None
+        deadline_s = call.started_s + serving.config.timeouts.total_s
+        epoch, target = serving.config.epoch, route.targets[0]
+        return await look_up(self._answers, call, caller, peeked, body, target, epoch=epoch, deadline_s=deadline_s)
+
+    async def _recall(
+        self,
+        serving: Serving,
+        call: Call,
+        caller: Caller,
+        peeked: Peeked,
+        body: bytes,
+        page: Page,
+        bodies: Bodies,
+        holdings: Holdings,
+        hit: Hit,
+    ) -> Answer:
+        """Answer from the cache: nobody is asked, and both records are written all the same."""
+        outcome = Outcome(Status.CANCELLED)
+        answer = hit_answer(call, hit, holdings.headers())
+        serving.leave()
+        holdings.release()
+        try:
+            bodies.answered(hit.body)
+            await bodies.seal(call.request_id)
+            outcome = Outcome(Status.SUCCESS, 200)
+        except AuditUnavailable as error:
+            answer, outcome = _refusal(call, error), _unrecorded(error, error.status)
+        finally:
+            settlement = hit_settlement(call, caller, peeked, body, hit, page.tariff.epoch)
+            settlement = msgspec.structs.replace(settlement, outcome=outcome)
+            receipt = self._ledger.settle(page, self._ledger.price(page, settlement), bodies.hashes)
+        return answer if outcome.error_code else await self._durable(call, answer, receipt)
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
         """Refuse a caller who is not known, or whom nobody can be served for now: there is no record of it."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import trio
 
+from securellm.cache.answers import Lead
 from securellm.chat import Caller, Headers, RequestId
 from securellm.errors import OverCapacity, RateLimited
 from securellm.limits.budgets import Budgets, Reservation
@@ -33,12 +34,13 @@ class Most(NamedTuple):
 class Holdings:
     """One request's. Made with the charge for its body, which may still grow."""
 
-    __slots__ = ("charge", "hold", "most_output_bytes", "reservation", "tokens")
+    __slots__ = ("charge", "hold", "lead", "most_output_bytes", "reservation", "tokens")
 
     def __init__(self, charge: Charge) -> None:
         self.charge = charge
         self.hold: Hold | None = None
         self.reservation: Reservation | None = None
+        self.lead: Lead | None = None  # others wait for this request's answer
         self.most_output_bytes: float = math.inf  # of an answer for which no more was reserved
         self.tokens = 0  # that the limits count until the real number is known
 
@@ -69,6 +71,8 @@ class Holdings:
 
     def release(self) -> None:
         """Give everything back: no provider was asked."""
+        if self.lead is not None:
+            self.lead.abandon()
         self.settle(None, 0)
 
 

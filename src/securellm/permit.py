@@ -75,6 +75,8 @@ class Permit:
         self.meter: Meter | None = None  # of its answer
         self.dropped: tuple[str, ...] = ()
         self.bytes_out = 0
+        self.streamed = False  # the answer is a stream that has begun
+        self.collected: bytearray | None = None  # the answer as the caller gets it, where it may be kept
         self.first_token_s: float | None = None
         self.complete = False  # the provider's own terminal event, or a whole body, has been read
         self.receipt: Receipt | None = None
@@ -119,6 +121,13 @@ class Permit:
         if self._current is not None:
             self.attempts.append(self._current.closed(trio.current_time(), error_code))
             self._current = None
+
+    def answered(self, data: bytes) -> None:
+        """The next bytes of the answer, as the caller gets them."""
+        self.bytes_out += len(data)
+        self.bodies.answered(data)
+        if self.collected is not None:
+            self.collected += data
 
     def skip(self, target: Target, reason: str) -> None:
         """Note that a target was passed over, and why."""

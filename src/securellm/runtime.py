@@ -26,6 +26,8 @@ from securellm.discovery import Discovery, SyncResult
 from securellm.errors import ConfigError, StoreUnavailable
 from securellm.gateway import Gateway, GatewayStatistics
 from securellm.ledger import Ledger
+from securellm.limits.budgets import Budgets
+from securellm.limits.limiter import Limiter
 from securellm.pricing.kept import keep_table, load_table
 from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
@@ -97,7 +99,7 @@ class Runtime:
         self.started_s = time.monotonic()
         self._serving = serving
         self._discovery = discovery
-        self._store = store
+        self.store = store
         self.commons = commons
         self._nursery = nursery
         channel.register("status", self._status)
@@ -124,6 +126,16 @@ class Runtime:
         return self._serving.origins
 
     @property
+    def limiter(self) -> Limiter:
+        """The limits in force."""
+        return self._serving.limiter
+
+    @property
+    def budgets(self) -> Budgets:
+        """What was spent, and what is reserved."""
+        return self.commons.budgets
+
+    @property
     def redis(self) -> RedisStatistics | None:
         """How Redis is; None when it is not used."""
         return self.commons.link.statistics() if self.commons.link is not None else None
@@ -148,7 +160,7 @@ class Runtime:
         """Make everything that another configuration needs, and put nothing in force. Raises ConfigError."""
         prices = await trio.to_thread.run_sync(_bring_into_force, config)
         serving = make_serving(config, prices, self.commons.limiter(config.rate_limit), before=self._serving)
-        discovery = Discovery(serving, self._store)
+        discovery = Discovery(serving, self.store)
         await discovery.recall()
         return Prepared(serving, discovery)
 
@@ -186,6 +198,9 @@ class Runtime:
         books = self.gateway.statistics().ledger
         self.metrics.counted("securellm_bookkeeper_failures", books.failures)
         self.metrics.counted("securellm_log_lines_dropped", dropped_lines())
+        if self.redis is not None:
+            self.metrics.show("securellm_redis_state", value=self.redis.breaker.value)
+            self.metrics.counted("securellm_redis_failures", self.redis.failures)
         if books.audit is not None:
             self.metrics.audited(
                 available=books.audit.available,
@@ -219,7 +234,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place:
         ledger.subscribe(metrics.settled)
         ledger.subscribe(log_settled)
         ledger.event("config_loaded", detail={"source": str(config.source or "defaults"), "version": __version__})
-        gateway = Gateway(serving, accounts, commons.budgets, ledger)
+        gateway = Gateway(serving, accounts, commons.budgets, commons.answers, ledger)
         accounts.on_change(gateway.end_requests_of)
         discovery = Discovery(serving, store)
         await discovery.recall()

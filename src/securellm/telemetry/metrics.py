@@ -58,7 +58,7 @@ FAMILIES = (
     Family("securellm_circuit_breaker_state", "0 closed, 1 open, 2 half-open.", ("provider",), "gauge", worst_breaker),
     Family("securellm_token_usage", "Tokens used, as far as is known.", ("provider", "type")),
     Family("securellm_cost_usd", "Cost in US dollars, at the prices in force.", ("provider",)),
-    Family("securellm_cache_hits", "Answers from the cache; there is none in this version."),
+    Family("securellm_cache_hits", "Answers from the cache."),
     Family("securellm_cache_misses", "Requests that the cache could not answer."),
     Family(
         "securellm_rate_limited",
@@ -108,6 +108,8 @@ class Metrics:
         self._histogram("securellm_request_duration_seconds", endpoint).observe(settlement.duration_ms / 1000)
         for attempt in settlement.attempts:
             self._attempted(attempt)
+        if settlement.cache != "off":
+            self._counter("securellm_cache_hits" if settlement.cache == "hit" else "securellm_cache_misses").inc()
         provider = settlement.provider or NO_PROVIDER
         if settlement.first_token_ms is not None:
             self._histogram("securellm_first_token_seconds", provider).observe(settlement.first_token_ms / 1000)

@@ -173,9 +173,8 @@ class Upstream:
         return self._pulled(b"", self._relay.fail(error), last=True, abort=True)
 
     def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:
-        self._permit.bytes_out += len(data) + len(held)
-        self._permit.bodies.answered(data)
-        self._permit.bodies.answered(held)
+        self._permit.answered(data)
+        self._permit.answered(held)
         return Pulled(data, held, last, abort)
 
 
