@@ -29,14 +29,18 @@ class Process:
     """One process's budgets on a store, with a clock that the test turns."""
 
     def __init__(
-        self, store: MemorySpending, *budgets: Budget, wait_s: float = 1.0, stale_after_s: float = 100.0
+        self, store: MemorySpending, *budgets: Budget, patience_s: float = 1.0, stale_after_s: float = 100.0
     ) -> None:
         self.store = store
         self.budgets_of = list(budgets)
         self.skew_s = 0.0
         self._zero_s = trio.current_time()
         self.budgets = Budgets(
-            store, lambda caller: tuple(self.budgets_of), stale_after_s=stale_after_s, wait_s=wait_s, now_s=self.now_s
+            store,
+            lambda caller: tuple(self.budgets_of),
+            stale_after_s=stale_after_s,
+            patience_s=patience_s,
+            now_s=self.now_s,
         )
 
     def now_s(self) -> float:
@@ -158,7 +162,7 @@ async def test_a_second_settlement_changes_nothing(start: Start) -> None:
 async def test_exactly_as_many_as_fit(start: Start) -> None:
     """A thousand requests at once over four processes, and a budget for ten: ten are let in."""
     with trio.fail_after(30):
-        processes = [start(make_budget(100), wait_s=20) for _ in range(4)]
+        processes = [start(make_budget(100), patience_s=20) for _ in range(4)]
         let_in: list[Reservation] = []
 
         async def one(process: Process) -> None:
@@ -199,7 +203,7 @@ async def test_what_is_leased_ahead_is_a_small_part_of_what_is_left(start: Start
 async def test_a_store_that_hangs_is_waited_for_briefly(start: Start) -> None:
     """Nothing leased and no answer: refused after the wait, as unavailable; when it answers all is well."""
     with trio.fail_after(20):
-        process = start(wait_s=0.05)
+        process = start(patience_s=0.05)
         process.store.answering.clear()
         started_s = trio.current_time()
         with pytest.raises(BudgetsUnavailable):

@@ -20,6 +20,7 @@ class MemorySpending:
         self.answering = threading.Event()  # cleared: nothing is answered until it is set
         self.answering.set()
         self.exchanges = 0
+        self.patience_s = 1.0
         self._lock = threading.Lock()
 
     def exchange(self, batch: Batch, now_s: int) -> Answer:

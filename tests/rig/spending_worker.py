@@ -37,7 +37,7 @@ class Orders(msgspec.Struct):
     hold_s: float = 0.2
     used_nusd: int = COST_NUSD
     rounds: int = 1
-    wait_s: float = 30.0
+    patience_s: float = 30.0
 
 
 def config_of(folder: Path, server: str | None) -> Config:
@@ -83,7 +83,7 @@ async def _work(orders: Orders) -> None:
     caller = Caller(KeyId("k1"), None)
     store = SpendingDatabase(config_of(Path(orders.folder), orders.server))
     store.read([BUDGET], 0)
-    budgets = Budgets(store, lambda _: (BUDGET,), wait_s=orders.wait_s)
+    budgets = Budgets(store, lambda _: (BUDGET,), patience_s=orders.patience_s)
     told: collections.Counter[str] = collections.Counter()
     reached = os.open(orders.reached, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 LOCK_SPACE = 0x534C4232  # "SLB2": advisory locks of budgets; those of the accounts are in another space
+# How long it may be silent before requests are refused. A server that is there answers in a few milliseconds; a file
+# is on a disk that may be busy, and the audit log waits for that disk as well.
+SERVER_PATIENCE_S = 0.05
+FILE_PATIENCE_S = 0.5
 KEPT_S = 400 * DAY_S  # for which what was spent in days and months is kept, to look at
 KEPT_BUCKETS_S = 2  # times the rolling window, for its buckets
 PRUNE_EVERY = 1000  # exchanges
@@ -31,6 +35,7 @@ class SpendingDatabase:
     def __init__(self, config: Config) -> None:
         self._opening = Opening(config)
         self._rolling_s = int(config.budgets.rolling_s)
+        self.patience_s = FILE_PATIENCE_S if config.database.server is None else SERVER_PATIENCE_S
         self._exchanges = 0
 
     def __repr__(self) -> str:

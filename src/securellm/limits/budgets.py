@@ -3,7 +3,7 @@
 The store of the accounts keeps what was spent, for all processes on all machines. Asking it takes a transaction on
 disk, so this process leases from it what its requests are about to need (`accounts/leases.py`), in one exchange at a
 time that carries whatever is to be told and asked. A reservation is a decision in memory, over all budgets of its
-caller at once (`purse.py`); only when a lease is too small does a request wait, at most `WAIT_S`, for the next
+caller at once (`purse.py`); only when a lease is too small does a request wait, some milliseconds, for the next
 exchange. Where little is left leases are just what the waiting requests need, one after the other; what nobody uses
 goes back.
 
@@ -16,6 +16,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
@@ -29,7 +30,7 @@ from securellm.limits.purse import LOOK_EVERY_S, Purse, Reservation, Waiter
 
 __all__ = ["STALE_MARGIN_S", "Budgets", "BudgetsStatistics", "Reservation", "SpendingStore"]
 
-WAIT_S = 0.05  # what a request waits for the store; longer is worse than a refusal
+PATIENCE_S = 1.0  # for which a request waits at most while the store answers others
 STALE_MARGIN_S = 30.0  # after a request's last moment its reservation is ended as charged
 ABANDON_S = 5.0  # an exchange that takes longer is left to itself: its thread waits on, another one tries
 FAREWELL_S = 2.0  # at the end, to tell what is settled and give back the rest
@@ -38,7 +39,11 @@ _log = logging.getLogger("securellm.limits")
 
 
 class SpendingStore(Protocol):
-    """Where spending is kept. Both block, and raise StoreUnavailable."""
+    """Where spending is kept. What it does blocks, and raises StoreUnavailable."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long it may be silent before those who wait for it are refused."""
 
     def exchange(self, batch: Batch, now_s: int) -> Answer:
         """Decide about a batch in one durable transaction."""
@@ -72,15 +77,17 @@ class Budgets:
         budgets_of: Callable[[Caller], Sequence[Budget]],
         *,
         stale_after_s: float = 600.0 + STALE_MARGIN_S,
-        wait_s: float = WAIT_S,
+        patience_s: float | None = None,
         now_s: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
-        self._wait_s = wait_s
+        self._patience_s = store.patience_s if patience_s is None else patience_s
         self._now_s = now_s  # Unix seconds: windows are in UTC
         self._purse = Purse(budgets_of, secrets.token_hex(8), stale_after_s, now_s())
         self._wake = trio.Event()
         self._threads = trio.CapacityLimiter(2)  # one at work, and one that was left to itself
+        self._asked_s: float | None = None  # since when the store owes an answer
+        self._heard_s = 0.0  # when it answered last
         self._exchanges = 0
         self._latency_ms: float | None = None
         self._error: str | None = None
@@ -93,7 +100,8 @@ class Budgets:
     async def reserve(self, caller: Caller, cost_nusd: int, tokens: int, request_id: RequestId) -> Reservation:
         """Reserve in every budget of the caller, or in none. Raises BudgetExceeded, BudgetsUnavailable.
 
-        What costs nothing is not refused by a budget in USD. Waits only when a lease is too small, at most `WAIT_S`.
+        What costs nothing is not refused by a budget in USD. Waits only when a lease is too small, and not for a store
+        that is silent for longer than its `patience_s`.
         """
         reservation = self._purse.reserve(caller, cost_nusd, tokens, request_id, self._now_s())
         if reservation is not None:
@@ -102,6 +110,8 @@ class Budgets:
 
     async def keep(self) -> None:
         """Exchange with the store until cancelled, then tell it what is settled and give back what is free."""
+        with suppress(StoreUnavailable):
+            await self.spent(())  # opened before anybody waits for it
         try:
             while True:
                 if not self._purse.pressing:
@@ -144,8 +154,7 @@ class Budgets:
         self._purse.waiting.append(waiter)
         self._wake.set()
         try:
-            with trio.move_on_after(self._wait_s):
-                await done.wait()
+            await self._wait_for(done)
         except BaseException:
             if waiter.result is not None:
                 waiter.result.release()
@@ -161,6 +170,26 @@ class Budgets:
         self._unavailable += 1
         raise BudgetsUnavailable("what is left of a budget cannot be told now", retry_after_s=1.0)
 
+    async def _wait_for(self, done: trio.Event) -> None:
+        """Wait until something is known, or the store has been silent for too long.
+
+        The store's silence counts, not the time that passes: where this process is busy, the answer has often arrived
+        and is about to be told when the time is up.
+        """
+        started_s = trio.current_time()
+        until_s = started_s + self._patience_s
+        last_s = started_s + max(self._patience_s, PATIENCE_S)
+        while not done.is_set():
+            with trio.move_on_at(until_s):
+                await done.wait()
+                return
+            for _ in range(2):  # what has arrived meanwhile is told
+                await trio.lowlevel.checkpoint()
+            silent_since_s = max(self._heard_s if self._asked_s is None else self._asked_s, started_s)
+            until_s = min(silent_since_s + self._patience_s, last_s)
+            if trio.current_time() >= until_s:
+                return
+
     def _look(self) -> None:
         for reservation in self._purse.look(self._now_s()):
             _log.error("request %s never settled what it reserved: charged as estimated", reservation.request_id)
@@ -172,7 +201,7 @@ class Budgets:
         if exchange.is_empty:
             self._purse.answered(exchange, Answer([], [GRANTED] * len(exchange.waiters)), now_s)
             return True
-        started_s = trio.current_time()
+        started_s = self._asked_s = trio.current_time()
         answer: Answer | None = None
         error = f"no answer within {ABANDON_S:g} s"
         try:
@@ -185,6 +214,8 @@ class Budgets:
         except BaseException:
             self._purse.failed(exchange)
             raise
+        finally:
+            self._asked_s = None
         if answer is None:
             if self._error is None:
                 _log.error("the store of budgets does not answer: %s", error)
@@ -192,7 +223,8 @@ class Budgets:
             self._purse.failed(exchange)
             return False
         self._exchanges += 1
-        self._latency_ms = (trio.current_time() - started_s) * 1000
+        self._heard_s = trio.current_time()
+        self._latency_ms = (self._heard_s - started_s) * 1000
         if self._error is not None:
             _log.warning("the store of budgets answers again")
         self._error = None
