@@ -1,4 +1,4 @@
-"""The cache of answers as callers meet it: who is given what again, what the record says, and one call for many (33)."""
+"""The cache of answers as callers meet it: who is given what again, what is recorded, and one call for many (33)."""
 
 import json
 
