@@ -201,6 +201,9 @@ class Runtime:
         if self.redis is not None:
             self.metrics.show("securellm_redis_state", value=self.redis.breaker.value)
             self.metrics.counted("securellm_redis_failures", self.redis.failures)
+        if self.redis is not None:
+            self.metrics.show("securellm_redis_state", value=self.redis.breaker.value)
+            self.metrics.counted("securellm_redis_failures", self.redis.failures)
         if books.audit is not None:
             self.metrics.audited(
                 available=books.audit.available,

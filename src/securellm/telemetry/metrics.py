@@ -60,6 +60,8 @@ FAMILIES = (
     Family("securellm_cost_usd", "Cost in US dollars, at the prices in force.", ("provider",)),
     Family("securellm_cache_hits", "Answers from the cache."),
     Family("securellm_cache_misses", "Requests that the cache could not answer."),
+    Family("securellm_redis_state", "0 usable or unused, 1 not asked, 2 being tried.", (), "gauge", worst_breaker),
+    Family("securellm_redis_failures", "Lost connections to Redis, late answers, and probes that failed."),
     Family(
         "securellm_rate_limited",
         "Refusals by a limit, or what would be one in shadow mode.",
