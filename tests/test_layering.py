@@ -148,7 +148,8 @@ FILE_CALLS = re.compile(
 )
 MUST_BE_PURE = (
     "chat", "wire.*", "routing", "providers.*", "limits.quota", "limits.limiter", "limits.process", "limits.showing",
-    "limits.in_flight", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
+    "limits.in_flight", "limits.purse", "limits.lease", "accounts.bounds", "accounts.windows", "accounts.leases",
+    "pricing.bound", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
     "redis_link.breaker", "cache.service", "cache.key", "cache.gather", "cache.replay", "cache.keeping", "tokens",
 )  # fmt: skip
 # A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment

@@ -110,7 +110,7 @@ class Budgets:
 
     async def keep(self) -> None:
         """Exchange with the store until cancelled, then tell it what is settled and give back what is free."""
-        with suppress(StoreUnavailable):
+        with trio.move_on_after(ABANDON_S), suppress(StoreUnavailable):
             await self.spent(())  # opened before anybody waits for it
         try:
             while True:
