@@ -21,6 +21,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -48,14 +49,16 @@ async def serve(
     runtime: "Runtime",
     *,
     sockets: list[socket.socket],
+    admin: list[socket.socket] | None = None,
     load: Callable[[], Config] | None = None,
     link: "Link | None" = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on the sockets until told to stop and the drain is done. Starts with the URLs that are served.
 
-    `load` reads the configuration again, for a reload; `link` leads to the supervisor, in a worker. The sockets are
-    closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
+    `admin` are the sockets of administration, which end last. `load` reads the configuration again, for a reload;
+    `link` leads to the supervisor, in a worker. The sockets are closed on the way out. Signals can only be had in the
+    main thread; elsewhere, cancel instead.
     """
     from securellm.web.listening import Listening
 
@@ -66,6 +69,13 @@ async def serve(
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             urls = await nursery.start(listening.run)
+            admin_listening = None
+            if admin:
+                from securellm.web.administration.application import admin_app
+
+                admin_listening = Listening(runtime, admin, served.tls, admin_app(runtime))
+                for url in await nursery.start(admin_listening.run):
+                    _log.info("administration on %s", url)
             if link is None:
                 for url in urls:
                     _log.info("serving on %s", url)
@@ -78,7 +88,8 @@ async def serve(
             task_status.started(urls)
             await stops.told()
             if stops.order is not None:
-                nursery.start_soon(_drain_then_cancel, runtime, listening, stops.order, nursery.cancel_scope)
+                ends = partial(_drain_then_cancel, admin=admin_listening)
+                nursery.start_soon(ends, runtime, listening, stops.order, nursery.cancel_scope)
             await stops.told_at_once()
             _log.warning("stopping at once: open requests are cut")
             nursery.cancel_scope.cancel()
@@ -145,7 +156,12 @@ class Served:
 
 
 async def _drain_then_cancel(
-    runtime: "Runtime", listening: "Listening", first: signal.Signals, scope: trio.CancelScope
+    runtime: "Runtime",
+    listening: "Listening",
+    first: signal.Signals,
+    scope: trio.CancelScope,
+    *,
+    admin: "Listening | None",
 ) -> None:
     drain = runtime.config.drain
     patient = first is signal.SIGTERM
@@ -163,6 +179,10 @@ async def _drain_then_cancel(
         runtime.gateway.end_streams()
         with trio.move_on_after(LAST_WORDS_S):
             await listening.wait_until_empty()
+    if admin is not None:
+        await admin.stop_accepting()
+        with trio.move_on_after(LAST_WORDS_S):
+            await admin.wait_until_empty()
     scope.cancel()
 
 

@@ -37,6 +37,7 @@ class RunningGateway:
         self.config = config
         self.runtime = runtime
         self.port = port
+        self.admin_port: int | None = None  # of [admin] bind
         self.key = KEY
         self.settlements: list[Settlement] = []
         self.stopped = trio.Event()
@@ -87,6 +88,7 @@ async def run_gateway(
 ) -> None:
     """Run a gateway until it is stopped or cancelled; its handle is the value of `nursery.start`."""
     from securellm import runtime, server  # not at the top: the rig's own tests need neither
+    from securellm.web.administration.sockets import open_admin_sockets
 
     with contextlib.ExitStack() as closing:
         listener = closing.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -101,8 +103,12 @@ async def run_gateway(
             handle.append(running)
             opened.ledger.subscribe(running._record)
             async with trio.open_nursery() as nursery:
+                admin = closing.enter_context(open_admin_sockets(config, first=True))
+                running.admin_port = next(
+                    (sock.getsockname()[1] for sock in admin if sock.family == socket.AF_INET), None
+                )
                 with trio.fail_after(_STARTED_S):
-                    await nursery.start(partial(server.serve, opened, sockets=[listener]))
+                    await nursery.start(partial(server.serve, opened, sockets=[listener], admin=admin))
                 task_status.started(running)
                 await running._stop.wait()
                 nursery.cancel_scope.cancel()

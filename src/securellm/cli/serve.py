@@ -174,20 +174,24 @@ def _open_and_serve(
 
     from securellm import runtime, server
     from securellm.accounts.store import ensure_first_key
+    from securellm.web.administration.sockets import open_admin_sockets
     from securellm.workers.place import ALONE
     from securellm.workers.worker import Link
 
     announces = start is None or start.announces
     banner = Banner(config, ensure_first_key(config)) if announces else None
 
+    place = start.place if start is not None else ALONE
+
     async def body(opened: "Runtime") -> None:
         link = Link(start.link) if start is not None else None
         status = banner if banner is not None else trio.TASK_STATUS_IGNORED
-        await server.serve(opened, sockets=sockets, load=load, link=link, task_status=status)
+        with open_admin_sockets(config, first=place.first) as admin:
+            await server.serve(opened, sockets=sockets, admin=admin, load=load, link=link, task_status=status)
 
     try:
         with open_outlet():
-            trio.run(runtime.run, config, body, start.place if start is not None else ALONE)
+            trio.run(runtime.run, config, body, place)
     finally:
         if banner is not None:
             banner.show_what_would_be_lost()
