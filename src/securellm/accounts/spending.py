@@ -24,7 +24,7 @@ LOCK_SPACE = 0x534C4232  # "SLB2": advisory locks of budgets; those of the accou
 # How long it may be silent before requests are refused. A server that is there answers in a few milliseconds; a file
 # is on a disk that may be busy, and the audit log waits for that disk as well.
 SERVER_PATIENCE_S = 0.05
-FILE_PATIENCE_S = 0.5
+FILE_PATIENCE_S = 2.0
 KEPT_S = 400 * DAY_S  # for which what was spent in days and months is kept, to look at
 KEPT_BUCKETS_S = 2  # times the rolling window, for its buckets
 PRUNE_EVERY = 1000  # exchanges
