@@ -127,7 +127,7 @@ delays = st.sampled_from([100, 700, 5 * MS, 20 * MS])
     ),
 )
 def test_no_window_is_over_the_limit(limit: tuple[int, int], trace: list[tuple[int, int, int, int, int]]) -> None:
-    """Three processes, any arrivals, any delays: as Redis granted it, plus the time in which an answer may be used."""
+    """Three processes, any arrivals, any delays: as Redis granted it, or up to 50 ms later."""
     world = _World(3, *limit)
     for process, requests, wait_us, there_us, back_us in trace:
         for _ in range(requests):
@@ -136,7 +136,7 @@ def test_no_window_is_over_the_limit(limit: tuple[int, int], trace: list[tuple[i
             world.tend(other, there_us, back_us)
         world.wait(wait_us)
     world.wait(100 * MS)
-    assert world.worst_us <= ARRIVED_US + 20 * MS
+    assert world.worst_us <= ARRIVED_US
 
 
 def test_a_steady_caller_is_let_in_without_waiting() -> None:
