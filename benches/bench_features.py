@@ -56,7 +56,8 @@ def _describe(load: str, title: str, unit: str, figures: Figures) -> list[dict[s
             {
                 "case": f"{load} {title}",
                 "with": name,
-                f"cpu_us a {unit}": round(value, 1),
+                "cpu_us": round(value, 1),
+                "a": unit,
                 "adds_us": round(value - before, 1) if before is not None else "",
                 "rounds": [measured.__dict__ for measured in figures[load, name].rounds],
             }

@@ -174,12 +174,12 @@ def _added(row: Row, party: str, series: Series, figures: Figures) -> dict[str, 
     direct = figures[row.name, "direct"]
     if series is direct:
         return {"value": "", "unit": "", "spread": ""}
-    added = statistics.median(
-        one.latency_ms[0] - other.latency_ms[0] for one, other in zip(series.rounds, direct.rounds, strict=True)
-    )
+    each = [one.latency_ms[0] - other.latency_ms[0] for one, other in zip(series.rounds, direct.rounds, strict=True)]
+    added = statistics.median(each)
+    line: dict[str, Any] = {"value": round(added, 2), "unit": "ms added", "spread": ""}
     if not series.commits_ms:
-        return {"note": f"adds {added:.2f} ms"}
+        return line
     commit = statistics.median(series.commits_ms)
     beyond = added - 2 * commit
-    note = f"adds {added:.2f} ms: two commits of {commit:.2f} ms and {beyond:.2f} ms"
-    return {"note": note, "commit_ms": series.commits_ms} | reached(beyond, row.aim, row.least)
+    line |= {"note": f"two commits of {commit:.2f} ms, and {beyond:.2f} ms", "commit_ms": series.commits_ms}
+    return line | reached(beyond, row.aim, row.least)

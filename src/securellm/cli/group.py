@@ -29,12 +29,13 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("chat", "Ask a model through the gateway."),
     "models": Command("models", "List the models of the gateway."),
     "health": Command("health", "Show how the gateway and its providers are."),
+    "bench": Command("bench", "Measure a running gateway."),
     "info": Command("info", "Show how a provider is configured."),
     "completions": Command("completions", "Print the completion script of a shell."),
 }
 
 
-LATER = ("explain", "bench")
+LATER = ("explain",)
 # Commands of later versions, which are told apart from typing errors.
 
 
