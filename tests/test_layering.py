@@ -43,6 +43,22 @@ LAYERS: dict[str, set[str]] = {
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
     "holdings": BOTTOM | {"cache", "limits", "routing", "tokens"},
     "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
+    # It walks the way of a request beside the gateway: what the gateway imports for that, it imports, too.
+    "explaining": PURE_CORE
+    | {
+        "accounts",
+        "audit",
+        "candidates",
+        "config",
+        "holdings",
+        "intake",
+        "limits",
+        "pricing",
+        "providers",
+        "routing",
+        "serving",
+        "upstream",
+    },
     "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
     "intake": PURE_CORE | {"config", "limits"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
@@ -110,6 +126,8 @@ LAYERS: dict[str, set[str]] = {
         "web",
         "server",
         "workers",
+        "discovery",
+        "explaining",
     },
 }
 
