@@ -14,7 +14,8 @@ REQUEST = (
     b"Connection: keep-alive\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
     b"User-Agent: OpenAI/Python 3.54.0\r\nX-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.54.0\r\n"
     b"X-Stainless-OS: Linux\r\nX-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\n"
-    b"X-Stainless-Runtime-Version: 3.11.9\r\nAuthorization: Bearer %s\r\nX-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\nContent-Length: 300\r\n\r\n"
+    b"X-Stainless-Runtime-Version: 3.11.9\r\nAuthorization: Bearer %s\r\nX-Stainless-Async: false\r\n"
+    b"x-stainless-retry-count: 0\r\nContent-Length: 300\r\n\r\n"
 ) % (b"k" * 56)
 RESPONSE = (
     b"HTTP/1.1 200 OK\r\nDate: Sun, 22 Nov 2026 12:00:00 GMT\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
