@@ -33,7 +33,7 @@ from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
 from securellm.upstream.ask import Asker
 from securellm.upstream.client import ClientStatistics
-from securellm.upstream.clients import UpstreamClients
+from securellm.upstream.clients import OpenClient, UpstreamClients, open_httpx
 from securellm.upstream.origins import Origins, OriginStatistics
 
 
@@ -82,11 +82,13 @@ class Runtime:
         return RuntimeStatistics(self.gateway.statistics(), self._clients.statistics(), self.origins.statistics())
 
 
-async def run(config: Config, body: Callable[[Runtime], Awaitable[None]]) -> None:
+async def run(
+    config: Config, body: Callable[[Runtime], Awaitable[None]], *, open_client: OpenClient = open_httpx
+) -> None:
     """Open everything, run `body`, close everything. Raises what a long-lived task raised."""
     providers = describe_providers(config)
     catalogue = Catalogue(config, providers, load_shipped())
-    clients = UpstreamClients(providers)
+    clients = UpstreamClients(providers, open_client)
     origins = Origins()
     metrics = Metrics()
     prices = await trio.to_thread.run_sync(_bring_into_force, config)

@@ -35,29 +35,37 @@ SHOWN_PROVIDERS = 8
     type=click.Choice(["auto", "reference", "express"]),
     default="auto",
     show_default=True,
-    help="Which edge serves; express is not built in this version.",
+    help="Which edge serves: the compiled one (express) or the plain one; auto takes express where it was built.",
 )
 def serve(config_path: str | None, host: str | None, port: str | None, lane: str) -> None:
     """Start the gateway and serve until SIGTERM or Ctrl-C.
 
     Both let open requests finish; a second one stops at once.
     """
-    if lane == "express":
-        raise click.UsageError("The express lane is not built in this version. Try: securellm serve --lane reference")
     given = {"server.host": host, "server.port": port}
     flags = {name: text for name, text in given.items() if text is not None}
     config = load_or_explain(config_path, flags)
     sockets = _bind(config)
     try:
+        check_lane(lane)
         check_routes(config)
         check_prices(config)
         if _may_use_ollama(config):
             config = load_or_explain(config_path, flags, found=("ollama",))
         with open_logs(config.telemetry.log_level, config.secrets()):
-            _serve(config, sockets)
+            _serve(config, sockets, lane)
     finally:
         for bound in sockets:
             bound.close()
+
+
+def check_lane(wanted: str) -> None:
+    """Before anything is made: the express lane can be had, if it is asked for by name. Raises ClickException."""
+    if wanted == "express":
+        from securellm import server
+
+        if not server.express_is_built():
+            raise click.ClickException(server.NOT_BUILT)
 
 
 def _bind(config: Config) -> list[socket.socket]:
@@ -99,7 +107,7 @@ def _answers(base_url: str | None) -> bool:
         connection.close()
 
 
-def _serve(config: Config, sockets: list[socket.socket]) -> None:
+def _serve(config: Config, sockets: list[socket.socket], lane: str) -> None:
     """Serve until told to stop. Raises ClickException for what the operator can mend, Exit after a logged defect."""
     import logging
 
@@ -107,7 +115,7 @@ def _serve(config: Config, sockets: list[socket.socket]) -> None:
     for warning in config.warnings:
         log.warning("configuration: %s", warning)
     try:
-        _open_and_serve(config, sockets)
+        _open_and_serve(config, sockets, lane)
     except BaseException as raised:
         error = _innermost(raised)
         if isinstance(error, SecureLLMError):
@@ -119,7 +127,7 @@ def _serve(config: Config, sockets: list[socket.socket]) -> None:
         raise click.exceptions.Exit(1) from raised
 
 
-def _open_and_serve(config: Config, sockets: list[socket.socket]) -> None:
+def _open_and_serve(config: Config, sockets: list[socket.socket], wanted: str) -> None:
     import trio
 
     from securellm import runtime, server
@@ -127,11 +135,16 @@ def _open_and_serve(config: Config, sockets: list[socket.socket]) -> None:
 
     banner = Banner(config, ensure_first_key(config))
 
-    async def body(opened: "Runtime") -> None:
-        await server.serve(opened, sockets=sockets, task_status=banner)
+    async def main() -> None:
+        lane = server.open_lane(wanted)
+
+        async def body(opened: "Runtime") -> None:
+            await server.serve(opened, sockets=sockets, lane=lane, task_status=banner)
+
+        await runtime.run(config, body, open_client=lane.open_client)
 
     try:
-        trio.run(runtime.run, config, body)
+        trio.run(main)
     finally:
         banner.show_what_would_be_lost()
 
