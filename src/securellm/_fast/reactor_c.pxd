@@ -45,6 +45,7 @@ cdef class Channel:
     cdef object _tls
     cdef object _incoming
     cdef object _outgoing
+    cdef object _stream
     cdef bytes _sealed
     cdef Channel _source
     cdef Channel _target

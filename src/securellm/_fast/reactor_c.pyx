@@ -196,6 +196,7 @@ cdef class Reactor:
             channel._tls = tls._ssl_object
             channel._incoming = tls._incoming
             channel._outgoing = tls._outgoing
+            channel._stream = tls
         event.events = channel._mask
         event.data.ptr = <void *>channel
         if epoll_ctl(self._epoll, EPOLL_CTL_ADD, channel.fd, &event) < 0:
@@ -471,7 +472,7 @@ cdef class Channel:
         if self._tls is not None:
             self._enqueue(first, 0)
             self._enqueue(second, 0)
-            if not self._sealed:  # otherwise the socket is full
+            if not self._mask & EPOLLOUT:  # otherwise the socket is full
                 self._flush_tls()
             return
         if self._queue:
@@ -594,6 +595,10 @@ cdef class Channel:
                         self._queue.pop(0)
                         self._offset = 0
                 sealed = self._outgoing.read() if self._outgoing.pending else b""
+                if sealed and self._stream is not None:  # Trio keeps a server's session tickets for its first write
+                    sealed = (self._stream._delayed_outgoing or b"") + sealed
+                    self._stream._delayed_outgoing = None
+                    self._stream = None
                 if not sealed:
                     break
                 self.queued_bytes += PyBytes_GET_SIZE(sealed)

@@ -128,7 +128,7 @@ class Door:
             keep = await self._serve_request(head, target, endpoint, body)
             if channel.queued_bytes:
                 await channel.drain()
-            if not keep or channel.closed or channel.eof:
+            if not keep or channel.closed or channel.eof or connection.context.terminated.is_set():
                 return False
 
     async def _next_head(self) -> http1.RequestHead | None:

@@ -123,6 +123,10 @@ class HttpxExchange:
         self._limiter = limiter
         self._slot: object | None = slot
         self._chunks: AsyncIterator[bytes] | None = None
+        # There is no public way to it; a test pins what it is needed for.
+        self._connection: httpcore.AsyncHTTP11Connection = (
+            response.stream._httpcore_stream._stream._connection  # type: ignore[union-attr]
+        )
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
 
@@ -150,7 +154,11 @@ class HttpxExchange:
         slot, self._slot = self._slot, None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                # Bytes behind an answer would be taken for the next one: the library keeps them, and the connection.
+                unasked = bool(self._connection._h11_state.trailing_data[0])
                 await self._response.aclose()
+                if unasked:
+                    await self._connection.aclose()
                 await self._unwind()
         finally:
             self._limiter.release_on_behalf_of(slot)
