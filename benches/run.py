@@ -13,12 +13,14 @@ from typing import Any
 
 import bench_audit
 import bench_gateway
+import bench_http1
 import bench_limits
 import bench_sse
 import bench_tokens
 
 BENCHES = {
     "sse": bench_sse.run,
+    "http1": bench_http1.run,
     "tokens": bench_tokens.run,
     "audit": bench_audit.run,
     "limits": bench_limits.run,

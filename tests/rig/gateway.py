@@ -83,9 +83,16 @@ class RunningGateway:
 
 
 async def run_gateway(
-    config: "Config", *, task_status: trio.TaskStatus[RunningGateway] = trio.TASK_STATUS_IGNORED
+    config: "Config",
+    lane: str = "reference",
+    client: str | None = None,
+    *,
+    task_status: trio.TaskStatus[RunningGateway] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a gateway until it is stopped or cancelled; its handle is the value of `nursery.start`."""
+    """Run a gateway until it is stopped or cancelled; its handle is the value of `nursery.start`.
+
+    `lane` and `client` are as in `server.open_lane`.
+    """
     from securellm import runtime, server  # not at the top: the rig's own tests need neither
 
     with contextlib.ExitStack() as closing:
@@ -95,6 +102,7 @@ async def run_gateway(
         listener.listen(1024)
         listener.setblocking(False)
         handle: list[RunningGateway] = []
+        opened_lane = server.open_lane(lane, client)
 
         async def body(opened: Any) -> None:
             running = RunningGateway(config, opened, listener.getsockname()[1])
@@ -102,13 +110,13 @@ async def run_gateway(
             opened.ledger.subscribe(running._record)
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(_STARTED_S):
-                    await nursery.start(partial(server.serve, opened, sockets=[listener]))
+                    await nursery.start(partial(server.serve, opened, sockets=[listener], lane=opened_lane))
                 task_status.started(running)
                 await running._stop.wait()
                 nursery.cancel_scope.cancel()
 
         try:
-            await runtime.run(config, body)
+            await runtime.run(config, body, open_client=opened_lane.open_client)
         finally:
             for running in handle:
                 running.stopped.set()
