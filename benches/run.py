@@ -14,6 +14,7 @@ from typing import Any
 import bench_audit
 import bench_gateway
 import bench_http1
+import bench_limits
 import bench_sse
 import bench_tokens
 
@@ -22,6 +23,7 @@ BENCHES = {
     "http1": bench_http1.run,
     "tokens": bench_tokens.run,
     "audit": bench_audit.run,
+    "limits": bench_limits.run,
     "gateway": bench_gateway.run,
 }
 RESULTS = Path(__file__).parent / "results"

@@ -29,15 +29,18 @@
           # The versions are nixpkgs', not those of requirements/serve.lock.
           pythonRelaxDeps = true;
           dependencies = with pkgs.python313Packages; [
+            alembic
             click
             cryptography
             h11
+            hiredis
             httpx
             hypercorn
             msgspec
             prometheus-client
             quart
             quart-trio
+            redis
             sqlalchemy
             trio
             truststore

@@ -7,9 +7,11 @@ import signal
 import pytest
 
 from rig.fixtures import gateway, lane, provider, second_provider, serving
+from rig.postgres_server import PLACES as POSTGRES_PLACES
+from rig.postgres_server import postgres
 from rig.replay import CORPUS, corpus_is_there
 
-__all__ = ["gateway", "lane", "provider", "second_provider", "serving"]
+__all__ = ["gateway", "lane", "postgres", "provider", "second_provider", "serving"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts background jobs so, and what the tests start would inherit it; some tests send Ctrl-C.
@@ -18,7 +20,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _LEFT_OUT = pytest.StashKey[int]()
 _COMPILED = pytest.StashKey[int]()
 _LACKING = pytest.StashKey[dict[str, int]]()
-_TOOL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # servers lie outside a user's PATH
+# Servers lie outside a user's PATH.
+_TOOL_PATH = ":".join(["/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", *POSTGRES_PLACES])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -4,10 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from rig.waiting import until_true
 from securellm.accounts.store import Store
+from securellm.announcer import Announcer
+from securellm.config.tree import Config, Database
+from securellm.errors import AuditUnavailable
 
 
 def events_of(gateway: Any) -> list[dict[str, Any]]:
@@ -40,4 +44,52 @@ async def test_erasing_is_told(serving, provider):
         await until_true(lambda: len(events_of(gateway)) == 1)
         (event,) = events_of(gateway)
         assert event["detail"]["request_id"] == "0198d2e0-0000-7000-8000-000000000000"
+        store.close()
+
+
+async def test_what_was_changed_is_told(serving, provider):
+    """Who did what to which user, team, key or budget, with the change in words, each under its own name."""
+    with trio.fail_after(30):
+        gateway = await serving({"vllm": provider})
+        store = Store(gateway.config)
+
+        def change() -> None:
+            store.create_team("core", actor="cli:root")
+            store.create_user("alice", team_id="core", actor="cli:root")
+            store.set_budget("user", "alice", limit_tokens=9, actor="aaaaaaaa")
+
+        await trio.to_thread.run_sync(change)
+        told: list[dict[str, Any]] = []
+
+        def all_told() -> bool:
+            lines = b"".join(path.read_bytes() for path in Path(gateway.config.log_dir).glob("audit.*.log"))
+            told[:] = [record for record in map(json.loads, lines.splitlines()) if "actor" in record.get("detail", {})]
+            return len(told) == 3
+
+        await until_true(all_told, look_every_s=0.05)
+        assert [record["action"] for record in told] == ["team_created", "user_created", "budget_set"]
+        details = [record["detail"] for record in told]
+        assert [detail["actor"] for detail in details] == ["cli:root", "cli:root", "aaaaaaaa"]
+        assert (details[0]["team_id"], details[1]["user_id"]) == ("core", "alice")
+        assert details[2]["budget_id"] == "user:alice:month"
+        assert json.loads(details[1]["changed"])["team_id"] == "core"
+        store.close()
+
+
+class _FullLog:
+    """A ledger whose log takes nothing."""
+
+    def note(self, action: str, *, detail: dict[str, str | int]) -> None:
+        raise AuditUnavailable("the disk is full")
+
+
+async def test_what_the_log_does_not_take_is_told_later(tmp_path: Path) -> None:
+    """An event that could not be told is given back at once, for whoever comes next."""
+    with trio.fail_after(30):
+        store = Store(Config(state_dir=tmp_path, database=Database(path=tmp_path / "models.db")))
+        await trio.to_thread.run_sync(store.create_team, "core")
+        with pytest.raises(AuditUnavailable):
+            await Announcer(store, _FullLog()).tell()
+        (event,) = await trio.to_thread.run_sync(store.read_events)
+        assert (event.action, event.subject) == ("team_created", "core")
         store.close()

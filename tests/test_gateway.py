@@ -15,21 +15,19 @@ from trio.testing import MockClock
 
 from rig.doors import KEY
 from securellm.accounts.snapshot import Accounts
+from securellm.accounts.spending import SpendingDatabase
 from securellm.accounts.store import open_store
-from securellm.audit.bodies import BodyRecorder
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Settlement, Status
 from securellm.config import load_config
 from securellm.gateway import Gateway
 from securellm.ids import new_request_id
 from securellm.ledger import Ledger
+from securellm.limits.budgets import Budgets
+from securellm.limits.limiter import Limiter
+from securellm.limits.process import ProcessStore
 from securellm.permit import Permit
 from securellm.pricing.kept import load_table
-from securellm.providers.registry import describe_providers
-from securellm.providers.shipped import load_shipped
-from securellm.routing import Catalogue
-from securellm.upstream.ask import Asker
-from securellm.upstream.clients import UpstreamClients
-from securellm.upstream.origins import Origins
+from securellm.serving import make_serving
 from securellm.upstream.stream import Upstream
 
 SERVER = (
@@ -45,6 +43,9 @@ class Body:
         self.length = length
         self.read = 0
         self._steps = list(steps)
+
+    def receive_nowait(self) -> bytes | None:
+        return None
 
     async def receive(self) -> bytes:
         self.read += 1
@@ -87,16 +88,15 @@ async def gateway(tmp_path: Path, books: Books) -> AsyncIterator[Gateway]:
     path.write_text(f"[server]\n{SERVER}\n[providers.demo]\nenabled = true\n")
     environ = {"CONFIG_PATH": str(path), "API_KEYS": KEY, "STATE_DIRECTORY": str(tmp_path / "state")}
     config = load_config(environ=environ)
-    providers = describe_providers(config)
-    catalogue = Catalogue(config, providers, load_shipped())
-    origins, prices = Origins(), load_table(config)
-    ledger = Ledger(None, epoch=config.epoch, cost=prices.cost_nusd, price_table=prices.sha256, now_us=lambda: 0)
-    bodies = BodyRecorder(config.audit, None)
-    ledger.subscribe(books.settled.append)
-    asker = Asker(UpstreamClients(providers), origins, config.timeouts, config.heartbeat, catalogue.max_output)
     async with open_store(config) as store:
         # The key is the configuration's: the store is never read, because a thread and a virtual clock do not mix.
-        yield Gateway(config, Accounts(config, store), catalogue, prices, origins, asker, ledger, bodies)
+        accounts = Accounts(config, store)
+        limiter = Limiter(config.rate_limit, ProcessStore(), accounts.rates, lambda: 0)
+        serving = make_serving(config, load_table(config), limiter)
+        ledger = Ledger(None, tariff=serving.tariff, now_us=lambda: 0)
+        ledger.subscribe(books.settled.append)
+        yield Gateway(serving, accounts, Budgets(SpendingDatabase(config), accounts.budgets), None, ledger)
+    await serving.clients.aclose()
 
 
 def code_of(answer: Permit | Answer) -> str:
@@ -254,6 +254,9 @@ async def test_nothing_asked_is_nothing_used(autojump_clock: MockClock, gateway:
 
 class Broken:
     length = None
+
+    def receive_nowait(self) -> bytes | None:
+        return None
 
     async def receive(self) -> bytes:
         raise ZeroDivisionError("a defect")

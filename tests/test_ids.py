@@ -1,5 +1,7 @@
 """Request ids."""
 
+import subprocess
+import sys
 import time
 import uuid
 
@@ -28,3 +30,22 @@ def test_ids_carry_the_time() -> None:
     first, second = new_request_id(), new_request_id()
     assert first != second
     assert abs((uuid.UUID(first).int >> 80) - time.time_ns() // 1_000_000) < 5_000
+
+
+FORK = """
+import os
+from securellm.ids import new_request_id
+new_request_id()
+read, write = os.pipe()
+if os.fork() == 0:
+    os.write(write, new_request_id().encode())
+    os._exit(0)
+os.wait()
+print(os.read(read, 100).decode()[14:] != new_request_id()[14:])
+"""
+
+
+def test_a_forked_process_makes_ids_of_its_own() -> None:
+    """Random bytes that were taken before a fork are not used by both."""
+    done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "True"

@@ -25,18 +25,28 @@ LAYERS: dict[str, set[str]] = {
     "config": {"__init__", "errors"},
     "providers": BOTTOM | {"__init__", "wire", "config"},
     "tokens": PURE_CORE,
-    "pricing": BOTTOM | {"config"},
+    "pricing": PURE_CORE | {"config"},  # what a body may cost is told from its weight
     "routing": BOTTOM | {"config", "providers"},
     "accounts": BOTTOM | {"config"},
-    "limits": BOTTOM | {"config"},
+    "limits": BOTTOM | {"_fast", "accounts", "config", "redis_link"},
+    "redis_link": BOTTOM | {"config"},
+    "cache": PURE_CORE | {"config", "redis_link"},
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
+    "workers": BOTTOM | {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit", "tokens"},
     "audit": BOTTOM | {"config", "accounts", "pricing"},
     "announcer": BOTTOM | {"accounts", "ledger"},
-    "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream"},
+    "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream", "serving"},
+    "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
+    "commons": BOTTOM | {"accounts", "audit", "cache", "config", "limits", "redis_link", "telemetry", "workers"},
+    "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
+    "holdings": BOTTOM | {"cache", "limits", "routing", "tokens"},
+    "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
+    "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
+    "intake": PURE_CORE | {"config", "limits"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
-    "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "limits", "ledger"},
+    "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "holdings", "ledger"},
     "settlement": PURE_CORE | {"permit", "tokens"},
     "gateway": PURE_CORE
     | {
@@ -53,6 +63,12 @@ LAYERS: dict[str, set[str]] = {
         "permit",
         "settlement",
         "telemetry",
+        "intake",
+        "cache",
+        "candidates",
+        "holdings",
+        "recall",
+        "serving",
     },
     "runtime": PURE_CORE
     | {
@@ -68,13 +84,19 @@ LAYERS: dict[str, set[str]] = {
         "pricing",
         "ledger",
         "announcer",
+        "commons",
+        "under_way",
+        "redis_link",
         "discovery",
+        "serving",
         "gateway",
+        "workers",
     },
-    "web": PURE_CORE | {"__init__", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
+    "web": PURE_CORE
+    | {"__init__", "accounts", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
     # The compiled edge: `server` alone knows it, so that it can be deleted.
     "express": PURE_CORE | {"ids", "config", "providers", "telemetry", "upstream", "gateway", "runtime", "web"},
-    "server": PURE_CORE | {"config", "telemetry", "upstream", "gateway", "runtime", "web", "express"},
+    "server": PURE_CORE | {"config", "telemetry", "upstream", "gateway", "runtime", "web", "express", "workers"},
     "cli": BOTTOM
     | {
         "__init__",
@@ -89,6 +111,7 @@ LAYERS: dict[str, set[str]] = {
         "runtime",
         "web",
         "server",
+        "workers",
     },
 }
 
@@ -102,9 +125,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "werkzeug": ("web",),
     "h11": ("server", "web"),
     "sqlalchemy": ("accounts", "audit.index"),
+    "alembic": ("accounts",),
+    "psycopg": ("accounts",),
     "cryptography": ("audit",),
     "prometheus_client": ("telemetry",),
     "truststore": ("upstream",),
+    "redis": ("redis_link.servers",),
+    "hiredis": (),  # redis-py finds it by itself
     "click": ("cli",),
     "asyncio": (),  # we run on Trio
     "anyio": (),
@@ -121,23 +148,30 @@ IMPURE = {
 FILE_CALLS = re.compile(
     r"(?<![.\w])open\(|\.(open|exists|stat|is_file|is_dir|iterdir|mkdir|(read|write)_(text|bytes))\("
 )
-MUST_BE_PURE = ("chat", "wire.*", "routing", "providers.*", "limits.*", "tokens")
+MUST_BE_PURE = (
+    "chat", "wire.*", "routing", "providers.*", "limits.quota", "limits.limiter", "limits.process", "limits.showing",
+    "limits.in_flight", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
+    "redis_link.breaker", "cache.service", "cache.key", "cache.gather", "cache.replay", "cache.keeping", "tokens",
+)  # fmt: skip
 # A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment
 # variable when first imported), the frozen settings and the routes, which only hold their views.
 PURE_ENOUGH = ("errors", "_fast", "_fast.*", "config", "config.*", "web.routes", "__init__")
 
 NURSERIES: set[str] = {
     "runtime",  # the one for everything long-lived
+    "commons",  # the leases on limits, beside those on budgets
     "server",  # serving, beside the signal that ends it
     "web.listening",  # the connections
     "web.asgi",  # one a request: its work, beside the news that the caller has gone
     "upstream.pump",  # one a stream: reading from the provider, beside the timers of who waits for it
+    "workers.channel",  # one a question to all workers
     "discovery",  # one a sync: every provider's list at once
 }
 
 LINES_AT_MOST = 600
 # The verifier is handed to auditors as one file, with its own Ed25519 and its own reader of notes.
-LONGER = {"audit.verify": 950}
+# The table of settings is data, a row a setting.
+LONGER = {"audit.verify": 950, "config.table": 800}
 LINES_WITHOUT_A_REASON = 400
 
 

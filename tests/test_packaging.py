@@ -64,9 +64,13 @@ def _runtime() -> list[Requirement]:
     return [Requirement(line) for line in PROJECT["dependencies"]]
 
 
+def _extra(name: str) -> list[Requirement]:
+    return [Requirement(line) for line in PROJECT["optional-dependencies"][name]]
+
+
 def test_serve_lock_pins_what_the_project_needs() -> None:
-    """requirements/serve.lock pins each dependency once, in the range that pyproject.toml allows, on every Python."""
-    assert _unmet(_runtime(), "serve.lock") == []
+    """requirements/serve.lock pins each dependency and the extra redis, as pyproject.toml allows, on every Python."""
+    assert _unmet([*_runtime(), *_extra("redis")], "serve.lock") == []
 
 
 def test_build_lock_pins_what_the_build_needs() -> None:
@@ -120,15 +124,17 @@ def test_dependencies_are_those_that_are_imported() -> None:
             elif isinstance(node, ast.ImportFrom) and node.module:
                 imported.add(node.module.split(".")[0])
     declared = {MODULE_OF.get(name, name) for name in (canonicalize_name(entry.name) for entry in _runtime())}
+    declared |= {"redis"}  # the extra, imported when a URL of Redis is set; hiredis is redis-py's business
     # httpcore is httpx's own transport, and comes with it; wsproto, h2 and the like are Hypercorn's business.
-    assert imported - set(sys.stdlib_module_names) - {"securellm", "httpcore"} == declared
+    # psycopg is an extra: it is imported when the store is on PostgreSQL, and whoever has none is told.
+    assert imported - set(sys.stdlib_module_names) - {"securellm", "httpcore", "psycopg"} == declared
 
 
 def test_nix_names_the_same_dependencies() -> None:
     """nix/flake.nix has the version of the package and lists what pyproject.toml does."""
     text = (ROOT / "nix" / "flake.nix").read_text()
     (listed,) = re.findall(r"\bdependencies = with [^;]+; \[([^\]]+)\]", text)
-    assert set(listed.split()) == {canonicalize_name(entry.name) for entry in _runtime()}
+    assert set(listed.split()) == {canonicalize_name(entry.name) for entry in [*_runtime(), *_extra("redis")]}
     assert f'version = "{__version__}";' in text
 
 

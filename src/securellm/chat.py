@@ -36,6 +36,7 @@ class Endpoint(enum.Enum):
     MESSAGES = "messages"
     COUNT_TOKENS = "messages.count_tokens"
     SYNC = "models.sync"  # asks providers for their models; nothing is routed to it
+    ADMIN = "admin"  # what an administrator does over HTTP; no provider is asked
 
     @property
     def dialect(self) -> Dialect:
@@ -51,6 +52,7 @@ _DIALECT_OF = {
     Endpoint.MESSAGES: Dialect.ANTHROPIC,
     Endpoint.COUNT_TOKENS: Dialect.ANTHROPIC,
     Endpoint.SYNC: Dialect.OPENAI,
+    Endpoint.ADMIN: Dialect.OPENAI,
 }
 
 
@@ -60,6 +62,9 @@ class BodySource(Protocol):
     @property
     def length(self) -> int | None:
         """The announced Content-Length in bytes, None when chunked."""
+
+    def receive_nowait(self) -> bytes | None:
+        """The next piece if it is here already, b"" at the end, None when it has to be waited for."""
 
     async def receive(self) -> bytes:
         """The next piece, b"" at the end. The first call answers `Expect: 100-continue`."""
@@ -179,13 +184,30 @@ class Relay(Protocol):
         """The provider's error body in the caller's dialect; unchanged in the same dialect."""
 
 
+class Grants(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a key may be used for; None is everything, an empty tuple is nothing.
+
+    `models` are ids or patterns as `openai/*`; `networks` are addresses or networks as `10.0.0.0/8`.
+    """
+
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    endpoints: tuple[str, ...] | None = None  # by Endpoint's values
+    networks: tuple[str, ...] | None = None
+
+
+EVERYTHING = Grants()
+
+
 class Caller(msgspec.Struct, frozen=True):
-    """Who is calling. `key_id` is None where authentication is off."""
+    """Who is calling. `key_id` is None where authentication is off; a key need not belong to a user or a team."""
 
     key_id: KeyId | None
     user_id: str | None
     name: str = ""
     role: str = "user"  # admin, operator, auditor, user
+    team_id: str | None = None
+    grants: Grants = EVERYTHING
 
 
 class Status(enum.Enum):
@@ -251,6 +273,9 @@ class Settlement(msgspec.Struct, frozen=True):
     context_truncated: bool
     config_epoch: str
     cost_nusd: int | None = None  # of all attempts, in nano-USD; None when nothing was used
+    cache: str = "off"  # off, miss, hit
+    saved_nusd: int | None = None  # what the answer cost when it was made; of a hit
+    overrun_nusd: int | None = None  # what was used beyond what had been reserved of a budget
 
 
 class Receipt(Protocol):

@@ -5,7 +5,6 @@ nothing.
 """
 
 import logging
-from collections.abc import Mapping
 
 import msgspec
 import trio
@@ -15,9 +14,8 @@ from securellm.errors import SecureLLMError, StoreUnavailable, TotalTimeout, Ups
 from securellm.providers.base import Provider
 from securellm.providers.models import ModelCard, parse_models
 from securellm.providers.request import build_models_request
-from securellm.routing import Catalogue
+from securellm.serving import Serving
 from securellm.upstream.body import read_whole
-from securellm.upstream.client import Clients
 
 SYNC_S = 10.0  # bound of one provider's list; lists are short and come in one answer
 
@@ -35,20 +33,12 @@ class SyncResult(msgspec.Struct, frozen=True):
 class Discovery:
     """Fetches model lists."""
 
-    def __init__(
-        self,
-        providers: Mapping[str, Provider],
-        catalogue: Catalogue,
-        clients: Clients,
-        store: Store,
-        *,
-        connect_s: float,
-    ) -> None:
-        self._providers = providers
+    def __init__(self, serving: Serving, store: Store) -> None:
+        self._providers = serving.providers
+        self._catalogue = serving.catalogue
+        self._clients = serving.clients
+        self._connect_s = serving.config.timeouts.connect_s
         self._store = store
-        self._catalogue = catalogue
-        self._clients = clients
-        self._connect_s = connect_s
 
     async def recall(self) -> None:
         """Put into the catalogue what was kept."""

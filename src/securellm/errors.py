@@ -11,7 +11,11 @@
     │   │   ├── ProviderConflict   400                       provider_conflict
     │   │   └── DestinationField   400                       destination_not_allowed
     │   ├── InvalidKey             401 authentication_error  invalid_api_key
+    │   ├── BudgetExceeded         402 budget_exceeded       budget_exceeded
     │   ├── PermissionRefused      403 permission_error      permission_denied
+    │   │   ├── ModelRefused       403                       model_not_allowed
+    │   │   ├── EndpointRefused    403                       endpoint_not_allowed
+    │   │   ├── AddressRefused     403                       address_not_allowed
     │   │   └── UnpricedModel      403                       unpriced_model
     │   ├── NotFound               404 not_found             not_found
     │   │   ├── UnknownModel       404                       model_not_found
@@ -22,6 +26,8 @@
     │   ├── PayloadTooLarge        413 payload_too_large     payload_too_large
     │   ├── RateLimited            429 rate_limit_exceeded   rate_limit
     │   │   └── BytesInFlight      429                       bytes_in_flight
+    │   ├── OverCapacity           413 payload_too_large     over_limit_capacity
+    │   ├── RequestCancelled       409 bad_request           request_cancelled
     │   ├── HeadTooLarge           431 bad_request           head_too_large
     │   └── LoopDetected           508 loop_detected         loop_detected
     ├── ProviderError              the provider is at fault
@@ -43,6 +49,8 @@
         ├── DatabaseError          500 database_error        database_error
         ├── AuditUnavailable       503 audit_unavailable     audit_unavailable
         ├── StoreUnavailable       503 store_unavailable     store_unavailable
+        │   ├── LimitsUnavailable  503                       limits_unavailable
+        │   └── BudgetsUnavailable 503                       budgets_unavailable
         └── ShuttingDown           503 internal_error        shutting_down
 
 Messages are lower case, say what was got and what was expected, and never hold a secret or a prompt. Programs look
@@ -135,12 +143,38 @@ class InvalidKey(CallerError):
     code = "invalid_api_key"
 
 
+class BudgetExceeded(CallerError):
+    """What the request may cost does not fit into what is left of a budget; `param` names whose budget it is."""
+
+    status = 402
+    type = "budget_exceeded"
+    code = "budget_exceeded"
+
+
 class PermissionRefused(CallerError):
     """A good key that may not do this."""
 
     status = 403
     type = "permission_error"
     code = "permission_denied"
+
+
+class ModelRefused(PermissionRefused):
+    """The key may not use the model, or its provider."""
+
+    code = "model_not_allowed"
+
+
+class EndpointRefused(PermissionRefused):
+    """The key may not use the endpoint."""
+
+    code = "endpoint_not_allowed"
+
+
+class AddressRefused(PermissionRefused):
+    """The key may not be used from the caller's address."""
+
+    code = "address_not_allowed"
 
 
 class UnpricedModel(PermissionRefused):
@@ -198,18 +232,34 @@ class PayloadTooLarge(CallerError):
 
 
 class RateLimited(CallerError):
-    """Over a limit; `retry_after_s` says when it fits again."""
+    """Over a limit; `retry_after_s` says when it fits again, `headers` are those of its answer (`x-ratelimit-*`)."""
 
     status = 429
     type = "rate_limit_exceeded"
     code = "rate_limit"
     retryable = True
+    headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
 class BytesInFlight(RateLimited):
     """The bodies being served together are over `server.max_in_flight_bytes`."""
 
     code = "bytes_in_flight"
+
+
+class OverCapacity(CallerError):
+    """The request asks for more than a limit ever grants at once, so that waiting would not help."""
+
+    status = 413
+    type = "payload_too_large"
+    code = "over_limit_capacity"
+
+
+class RequestCancelled(CallerError):
+    """Somebody who may has ended the request while it was under way: its owner, an operator, or who revoked its key."""
+
+    status = 409
+    code = "request_cancelled"
 
 
 class HeadTooLarge(CallerError):
@@ -376,6 +426,18 @@ class StoreUnavailable(GatewayError):
     type = "store_unavailable"
     code = "store_unavailable"
     retryable = True
+
+
+class LimitsUnavailable(StoreUnavailable):
+    """The limits' shared counts cannot be reached (`rate_limit.when_unreachable` is `refuse`)."""
+
+    code = "limits_unavailable"
+
+
+class BudgetsUnavailable(StoreUnavailable):
+    """What is left of a budget cannot be told now; nothing is spent that nobody counts."""
+
+    code = "budgets_unavailable"
 
 
 class ShuttingDown(GatewayError):

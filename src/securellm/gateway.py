@@ -10,50 +10,44 @@ last bytes are (`finish`). Whoever holds a Permit that is not settled calls `set
 settling never waits and is done exactly once.
 """
 
-import io
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
-import trio
 
+from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
-from securellm.audit.bodies import BodyRecorder
-from securellm.chat import Answer, Call, Caller, Endpoint, Headers, Outcome, Receipt, Settlement, Status
-from securellm.config import Config
+from securellm.audit.bodies import Bodies
+from securellm.cache.answers import Answers, Hit, Lead
+from securellm.candidates import candidates_of, most_of
+from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
 from securellm.errors import (
     AuditUnavailable,
-    BadRequest,
     InternalError,
     InvalidKey,
-    LoopDetected,
-    PayloadTooLarge,
-    ProviderConflict,
+    RequestCancelled,
     SecureLLMError,
     ShuttingDown,
-    SlowBody,
-    UnpricedModel,
-    UnsupportedEndpoint,
 )
-from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
-from securellm.limits.in_flight import Charge, InFlightBytes, InFlightStatistics
-from securellm.permit import Permit
-from securellm.pricing.table import PriceTable, price_of
-from securellm.routing import Catalogue, PassedOver, Route
+from securellm.holdings import Holdings
+from securellm.intake import check_head, check_hop, peek_body, read_body, weigh_body
+from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
+from securellm.limits.budgets import Budgets
+from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
+from securellm.permit import OpenRequest, Permit, open_request
+from securellm.recall import end_lead, hit_answer, hit_settlement, look_up
+from securellm.routing import Route
+from securellm.serving import Serving
 from securellm.settlement import refused, settlement_of, settlement_of_call
 from securellm.telemetry.faults import describe_fault
-from securellm.upstream.ask import Asker
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
-from securellm.upstream.origins import Origins
 from securellm.upstream.reply import count_reply
 from securellm.upstream.stream import Pulled, Upstream
-from securellm.wire.body import Peeked, check_headers, peek
+from securellm.wire.body import Peeked
 from securellm.wire.envelope import encode_error, error_headers
 
 _log = logging.getLogger("securellm.gateway")
-
-PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
 T = TypeVar("T")
 
@@ -66,40 +60,45 @@ class GatewayStatistics(msgspec.Struct, frozen=True):
     ledger: LedgerStatistics
 
 
+class _Open(NamedTuple):
+    """A request that was let in and is not settled, and the configuration it began under."""
+
+    permit: Permit
+    serving: Serving
+
+
 class Gateway:
     """Serves every lane of the process."""
 
     def __init__(
-        self,
-        config: Config,
-        accounts: Accounts,
-        catalogue: Catalogue,
-        prices: PriceTable,
-        origins: Origins,
-        asker: Asker,
-        ledger: Ledger,
-        bodies: BodyRecorder,
+        self, serving: Serving, accounts: Accounts, budgets: Budgets, answers: Answers | None, ledger: Ledger
     ) -> None:
-        self._config = config
+        self._serving = serving
+        self._answers = answers
         self._accounts = accounts
-        self._catalogue = catalogue
-        self._prices = prices
-        self._origins = origins
-        self._asker = asker
+        self._budgets = budgets
         self._ledger = ledger
-        self._bodies = bodies
-        self._in_flight = InFlightBytes(config.server.max_in_flight_bytes)
-        self._open: dict[str, Permit] = {}
+        self._in_flight = InFlightBytes(serving.config.server.max_in_flight_bytes)
+        self._open: dict[str, _Open] = {}
         self._stopping = False
+
+    def take(self, serving: Serving) -> None:
+        """Serve under another configuration from now on; requests that have begun keep theirs."""
+        self._serving = serving
+        self._ledger.tariff = serving.tariff
+        self._in_flight.resize(serving.config.server.max_in_flight_bytes)
 
     def identify(self, headers: Headers) -> Caller:
         """Whose key is it. Raises InvalidKey or StoreUnavailable; waits for nothing."""
         return self._accounts.identify(headers)
 
-    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
-        """As `identify`, for a request that is refused without a good key: the refusal is noted as an event."""
+    def authenticate(self, headers: Headers, client_ip: str, *, anonymous: bool = True) -> Caller:
+        """As `identify`, for a request that is refused without a good key: the refusal is noted as an event.
+
+        Where `anonymous` is False a key is needed whatever the configuration says.
+        """
         try:
-            return self.identify(headers)
+            return self._accounts.identify(headers, anonymous=anonymous)
         except InvalidKey:
             self._ledger.event("authentication_failed", client_ip=client_ip)
             raise
@@ -117,7 +116,7 @@ class Gateway:
             failure = error
             outcome = refused(error if isinstance(error, SecureLLMError) else InternalError("internal error"))
         finally:
-            receipt = self._ledger.settle(page, self._unserved(call, outcome, caller, None))
+            receipt = self._settle_unserved(call, outcome, caller, None, page)
         if isinstance(failure, AuditUnavailable):
             raise failure  # waiting for the record of it would be for nothing
         await receipt.durable()
@@ -127,38 +126,48 @@ class Gateway:
 
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
+        serving = self._serving
         try:
-            _check_hop(call)
+            check_hop(call)
             caller = self.authenticate(call.headers, call.client_ip)
-            page = self._ledger.open_page()
+            page = self._ledger.open_page(serving.tariff)
         except SecureLLMError as error:
             return self._turn_away(call, error)
         peeked: Peeked | None = None
-        charge = self._in_flight.open_charge()
+        holdings = Holdings(self._in_flight.open_charge())
+        serving.enter()
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            _check_head(call)
-            body = await self._read_body(call, charge)
-            peeked = await _peek(call.endpoint, body)
-            route = self._route(call, peeked)
-            bodies = await self._bodies.open(call.endpoint, body)
-        except SecureLLMError as error:
-            charge.release()
-            return await self._refuse(call, error, caller, peeked, page)
-        except Exception as defect:  # ours; it leaves its records like any other refusal
-            charge.release()
-            _log.error("admitting request %s failed: %s", call.request_id, describe_fault(defect))
-            unforeseen = InternalError("internal error; the log has it under the request's id")
-            return await self._refuse(call, unforeseen, caller, peeked, page)
-        except BaseException:
-            charge.release()
-            self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
-            raise
+            check_head(call)
+            check_caller(caller, call.endpoint, call.client_ip)
+            body = await read_body(call, holdings.charge, serving.config.server)
+            peeked = await peek_body(call.endpoint, body)
+            route = candidates_of(serving, caller, call, peeked.model)
+            await holdings.take(serving.limiter, caller, route.targets[0], body)
+            if self._accounts.budgets(caller):
+                weight = await weigh_body(call.endpoint, body)
+                most = most_of(serving, call.endpoint, peeked, weight, route.targets)
+                await holdings.reserve(self._budgets, caller, most, call.request_id)
+            found = await self._look_up(serving, call, caller, peeked, body, route)
+            if isinstance(found, Lead):
+                holdings.lead = found
+            bodies = await serving.bodies.open(call.endpoint, body)
+        except BaseException as error:
+            serving.leave()
+            holdings.release()
+            if not isinstance(error, Exception):
+                self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
+                raise
+            return await self._refuse(call, _told(call, error), caller, peeked, page)
         page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
-        deadline_s = call.started_s + self._config.timeouts.total_s
-        permit = Permit(call, caller, peeked, body, route, charge, page, bodies, deadline_s)
-        self._open[call.request_id] = permit
+        if isinstance(found, Hit):
+            return await self._recall(serving, call, caller, peeked, body, page, bodies, holdings, found)
+        deadline_s = call.started_s + serving.config.timeouts.total_s
+        permit = Permit(call, caller, peeked, body, route, holdings, page, bodies, deadline_s)
+        if holdings.lead is not None:
+            permit.collected = bytearray()
+        self._open[call.request_id] = _Open(permit, serving)
         return permit
 
     async def ask(self, permit: Permit) -> Upstream | Answer:
@@ -166,12 +175,12 @@ class Gateway:
         if permit.endpoint is Endpoint.COUNT_TOKENS and not _can_count(permit.route):
             reply = await count_reply(permit)
         else:
-            asked = await self._asker.ask(permit)
+            asked = await self._open[permit.request_id].serving.asker.ask(permit)
             if isinstance(asked, Upstream):
+                permit.streamed = True
                 return asked
             reply = asked
-        permit.bytes_out += len(reply.body)
-        permit.bodies.answered(reply.body)
+        permit.answered(reply.body)
         answer, outcome = Answer(reply.status, reply.headers, reply.body), reply.outcome
         try:
             await permit.bodies.seal(permit.request_id)
@@ -199,13 +208,32 @@ class Gateway:
         """Close the request's books. Waits for nothing; a second call returns the first receipt."""
         if permit.receipt is not None:
             return permit.receipt
-        permit.close_attempt(outcome.error_code if outcome.status is not Status.CANCELLED else "cancelled")
-        permit.release()
-        self._open.pop(permit.request_id, None)
-        permit.receipt = self._ledger.settle(
-            permit.page, settlement_of(permit, outcome, self._config.epoch), permit.bodies.hashes
-        )
+        permit.close_attempt(outcome.error_code or ("cancelled" if outcome.status is Status.CANCELLED else None))
+        self._open.pop(permit.request_id).serving.leave()
+        priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
+        priced = self._settle_holdings(permit, priced)
+        permit.receipt = self._ledger.settle(permit.page, priced, permit.bodies.hashes)
         return permit.receipt
+
+    def _settle_holdings(self, permit: Permit, priced: Priced) -> Priced:
+        """Give back what the request held and did not use; an overrun of its budget is noted beside its record."""
+        settlement = priced.settlement
+        if permit.holdings.lead is not None:
+            end_lead(permit.holdings.lead, permit, settlement)
+            settlement = msgspec.structs.replace(settlement, cache="miss")
+            priced = msgspec.structs.replace(priced, settlement=settlement)
+        usage, cost_nusd = settlement.usage, settlement.cost_nusd or 0
+        overrun_nusd = permit.holdings.settle(usage.total_tokens if usage is not None else None, cost_nusd)
+        if not overrun_nusd:
+            return priced
+        _log.error("request %s cost %d nano-USD more than was reserved of its budget", permit.request_id, overrun_nusd)
+        self._ledger.event(
+            "budget_overrun",
+            client_ip=permit.call.client_ip,
+            detail={"request_id": permit.request_id, "overrun_nusd": overrun_nusd},
+        )
+        settlement = msgspec.structs.replace(settlement, overrun_nusd=overrun_nusd)
+        return msgspec.structs.replace(priced, settlement=settlement)
 
     @property
     def stopping(self) -> bool:
@@ -218,63 +246,78 @@ class Gateway:
 
     def end_streams(self) -> None:
         """End every open request with an error of the caller's dialect, as its last word."""
-        for permit in list(self._open.values()):
+        for permit, _ in list(self._open.values()):
             permit.interrupt(ShuttingDown("the gateway is stopping", retry_after_s=1.0))
+
+    def requests(self) -> list[OpenRequest]:
+        """What is being served now, the oldest first."""
+        return [open_request(permit) for permit, _ in self._open.values()]
+
+    def is_open(self, request_id: str, *, of: Caller | None = None) -> bool:
+        """There is such a request, and it is that caller's where one is given."""
+        found = self._open.get(request_id)
+        return found is not None and (of is None or _owns(of, found.permit.caller))
+
+    def cancel(self, request_id: str, reason: str, *, of: Caller | None = None) -> bool:
+        """End an open request, only if it is that caller's where one is given; False when there is no such request."""
+        if not self.is_open(request_id, of=of):
+            return False
+        self._open[request_id].permit.interrupt(RequestCancelled(reason))
+        return True
+
+    def end_requests_of(self, keys: frozenset[KeyId]) -> None:
+        """End the open requests of keys that are no longer in force (`security.cut_revoked`)."""
+        if not keys or not self._serving.config.security.cut_revoked:
+            return
+        for permit, _ in list(self._open.values()):
+            if permit.caller.key_id in keys:
+                permit.interrupt(RequestCancelled("the key of this request is no longer in force"))
 
     def statistics(self) -> GatewayStatistics:
         """The figures now."""
         return GatewayStatistics(len(self._open), self._in_flight.statistics(), self._ledger.statistics())
 
-    async def _read_body(self, call: Call, charge: Charge) -> bytes:
-        """The whole body, bounded in size and time: it may be slow, but not stop, nor stay below the least rate."""
-        server = self._config.server
-        limit_bytes = server.max_request_size_bytes
-        if call.body.length is not None:
-            _check_size(call.body.length, limit_bytes)
-            charge.grow_to(call.body.length)
-        body = io.BytesIO()  # grows in place, where a list of pieces would be held twice when it is joined
-        size_bytes = 0
-        rate_deadline_s = trio.current_time() + server.body_idle_timeout_s
-        while True:
-            allowed_s = rate_deadline_s + size_bytes / server.body_min_rate_bytes_s
-            deadline_s = min(allowed_s, trio.current_time() + server.body_idle_timeout_s)
-            with trio.CancelScope(deadline=deadline_s) as scope:
-                piece = await call.body.receive()
-            if scope.cancelled_caught:
-                limits = "server.body_idle_timeout_s, server.body_min_rate_bytes_s"
-                raise SlowBody(f"the body stopped or was too slow after {size_bytes} bytes ({limits})")
-            if not piece:
-                return body.getvalue()
-            size_bytes += len(piece)
-            _check_size(size_bytes, limit_bytes)
-            charge.grow_to(size_bytes)
-            body.write(piece)
+    async def _look_up(
+        self, serving: Serving, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route
+    ) -> Hit | Lead | None:
+        if self._answers is None or not serving.config.cache.enabled:
+            return None
+        deadline_s = call.started_s + serving.config.timeouts.total_s
+        epoch, target = serving.config.epoch, route.targets[0]
+        return await look_up(self._answers, call, caller, peeked, body, target, epoch=epoch, deadline_s=deadline_s)
 
-    def _route(self, call: Call, peeked: Peeked) -> Route:
-        x_provider = call.header(b"x-provider")
+    async def _recall(
+        self,
+        serving: Serving,
+        call: Call,
+        caller: Caller,
+        peeked: Peeked,
+        body: bytes,
+        page: Page,
+        bodies: Bodies,
+        holdings: Holdings,
+        hit: Hit,
+    ) -> Answer:
+        """Answer from the cache: nobody is asked, and both records are written all the same."""
+        outcome = Outcome(Status.CANCELLED)
+        answer = hit_answer(call, hit, holdings.headers())
+        serving.leave()
+        holdings.release()
         try:
-            route = self._catalogue.route(peeked.model, x_provider, call.endpoint, self._origins.healthy)
-        except UnsupportedEndpoint:
-            if call.endpoint is not Endpoint.COUNT_TOKENS:
-                raise
-            # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
-            route = self._catalogue.route(peeked.model, x_provider, Endpoint.MESSAGES, self._origins.healthy)
-        return self._priced(route)
-
-    def _priced(self, route: Route) -> Route:
-        """The route without targets that have no price. Raises UnpricedModel when none is left."""
-        unpriced = [target for target in route.targets if self._prices.find(target.provider.name, target.model) is None]
-        if not unpriced:
-            return route
-        priced = tuple(target for target in route.targets if target not in unpriced)
-        if not priced:
-            price_of(self._prices, unpriced[0].provider.name, unpriced[0].model)
-        passed_over = tuple(PassedOver(target, UnpricedModel.code) for target in unpriced)
-        return msgspec.structs.replace(route, targets=priced, passed_over=route.passed_over + passed_over)
+            bodies.answered(hit.body)
+            await bodies.seal(call.request_id)
+            outcome = Outcome(Status.SUCCESS, 200)
+        except AuditUnavailable as error:
+            answer, outcome = _refusal(call, error), _unrecorded(error, error.status)
+        finally:
+            settlement = hit_settlement(call, caller, peeked, body, hit, page.tariff.epoch)
+            settlement = msgspec.structs.replace(settlement, outcome=outcome)
+            receipt = self._ledger.settle(page, self._ledger.price(page, settlement), bodies.hashes)
+        return answer if outcome.error_code else await self._durable(call, answer, receipt)
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
         """Refuse a caller who is not known, or whom nobody can be served for now: there is no record of it."""
-        self._ledger.tell(self._unserved(call, refused(error), None, None))
+        self._ledger.tell(settlement_of_call(call, refused(error), None, None, self._serving.config.epoch))
         return _refusal(call, error)
 
     async def _refuse(
@@ -297,12 +340,9 @@ class Gateway:
     ) -> Receipt:
         model, stream = (peeked.model, peeked.stream) if peeked is not None else (None, False)
         page.intend(call, caller, model, stream=stream, target=None)
-        return self._ledger.settle(page, self._unserved(call, outcome, caller, peeked, bytes_out=bytes_out))
-
-    def _unserved(
-        self, call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, *, bytes_out: int = 0
-    ) -> Settlement:
-        return settlement_of_call(call, outcome, caller, peeked, self._config.epoch, bytes_out=bytes_out)
+        epoch = page.tariff.epoch
+        settlement = settlement_of_call(call, outcome, caller, peeked, epoch, bytes_out=bytes_out)
+        return self._ledger.settle(page, self._ledger.price(page, settlement))
 
     async def _durable(self, call: Call, answer: Answer, receipt: Receipt) -> Answer:
         try:
@@ -322,33 +362,18 @@ def _unrecorded(error: AuditUnavailable, status: int) -> Outcome:
     return Outcome(Status.FAILED, status, error.code, error.recorded)
 
 
-def _check_hop(call: Call) -> None:
-    """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal."""
-    if call.header(b"x-securellm-hop") is not None:
-        raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
+def _told(call: Call, error: Exception) -> SecureLLMError:
+    """What the caller is told; a defect of ours leaves its records like any other refusal."""
+    if isinstance(error, SecureLLMError):
+        return error
+    _log.error("admitting request %s failed: %s", call.request_id, describe_fault(error))
+    return InternalError("internal error; the log has it under the request's id")
 
 
-def _check_head(call: Call) -> None:
-    check_headers(call.headers)
-    wanted: set[bytes] = set()
-    for name, value in call.headers:
-        if name == b"content-encoding":
-            raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
-        if name == b"x-provider":
-            wanted.add(value.strip())
-    if len(wanted) > 1:
-        raise ProviderConflict("x-provider: got several that differ, expected one", param="x-provider")
-
-
-async def _peek(endpoint: Endpoint, body: bytes) -> Peeked:
-    if len(body) < PEEK_APART_BYTES:
-        return peek(endpoint, body)
-    return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True)
-
-
-def _check_size(size_bytes: int, limit_bytes: int) -> None:
-    if size_bytes > limit_bytes:
-        raise PayloadTooLarge(f"the body is over the limit of {limit_bytes} bytes (server.max_request_size_bytes)")
+def _owns(caller: Caller, owner: Caller) -> bool:
+    """The request was made with the caller's key, or by its user."""
+    same_user = caller.user_id is not None and caller.user_id == owner.user_id
+    return same_user or caller.key_id == owner.key_id
 
 
 def _can_count(route: Route) -> bool:

@@ -29,6 +29,22 @@ from securellm.routing import Target
 log = logging.getLogger(__name__)
 
 
+class Tariff(msgspec.Struct, frozen=True):
+    """What is written beside a request and what it is charged by: the epoch of its configuration, and its prices."""
+
+    epoch: str
+    price_table: str  # SHA-256
+    cost: Cost
+
+
+class Priced(msgspec.Struct, frozen=True):
+    """A settlement with what it cost, in all and by attempt."""
+
+    settlement: Settlement
+    costs_nusd: tuple[int | None, ...]
+    at_us: int
+
+
 class LedgerStatistics(msgspec.Struct, frozen=True):
     """How many settlements were taken, how often a bookkeeper failed, and the audit log's figures (None: it is off)."""
 
@@ -50,11 +66,11 @@ KEPT = Kept()
 class Page:
     """The place of one request in the books, from `Ledger.open_page` to its settlement."""
 
-    __slots__ = ("_epoch", "_intent", "_now_us", "_receipt", "_reservation")
+    __slots__ = ("_intent", "_now_us", "_receipt", "_reservation", "tariff")
 
-    def __init__(self, reservation: Reservation | None, epoch: str, now_us: Callable[[], int]) -> None:
+    def __init__(self, reservation: Reservation | None, tariff: Tariff, now_us: Callable[[], int]) -> None:
+        self.tariff = tariff
         self._reservation = reservation
-        self._epoch = epoch
         self._now_us = now_us
         self._intent: Record | None = None
         self._receipt: Receipt = KEPT
@@ -70,7 +86,7 @@ class Page:
             stream=stream,
             provider=target.provider.name if target is not None else None,
             model=target.model if target is not None else None,
-            epoch=self._epoch,
+            epoch=self.tariff.epoch,
             now_us=self._now_us(),
         )
         self._receipt = self._reservation.append(self._intent)
@@ -92,19 +108,17 @@ class Page:
             self._receipt = self._reservation.append(record)
         return self._receipt
 
-    def close(
-        self,
-        settlement: Settlement,
-        costs_nusd: tuple[int | None, ...],
-        *,
-        price_table: str,
-        hashes: Hashes,
-        now_us: int,
-    ) -> Receipt:
+    def close(self, priced: Priced, hashes: Hashes) -> Receipt:
         """Write the closing record; nothing follows it."""
         if self._reservation is None:
             return KEPT
-        record = closing_record(settlement, costs_nusd, price_table=price_table, hashes=hashes, now_us=now_us)
+        record = closing_record(
+            priced.settlement,
+            priced.costs_nusd,
+            price_table=self.tariff.price_table,
+            hashes=hashes,
+            now_us=priced.at_us,
+        )
         receipt = self._reservation.append(record)
         self._reservation.close()
         return receipt
@@ -113,19 +127,9 @@ class Page:
 class Ledger:
     """Keeps the books of all requests of the process."""
 
-    def __init__(
-        self,
-        audit: AuditLog | None,
-        *,
-        epoch: str,
-        cost: Cost,
-        price_table: str,
-        now_us: Callable[[], int],
-    ) -> None:
+    def __init__(self, audit: AuditLog | None, *, tariff: Tariff, now_us: Callable[[], int]) -> None:
+        self.tariff = tariff  # of what is no request's; a reload sets another
         self._audit = audit
-        self._epoch = epoch
-        self._cost = cost
-        self._price_table = price_table
         self._now_us = now_us
         self._bookkeepers: list[Callable[[Settlement], None]] = []
         self._settled = 0
@@ -135,18 +139,23 @@ class Ledger:
         """Call `bookkeeper` for every settlement from now on; it must not block."""
         self._bookkeepers.append(bookkeeper)
 
-    def open_page(self) -> Page:
+    def open_page(self, tariff: Tariff | None = None) -> Page:
         """A request's place in the books. Raises AuditUnavailable when the log takes no more records."""
-        return Page(self._audit.reserve() if self._audit is not None else None, self._epoch, self._now_us)
+        return Page(self._audit.reserve() if self._audit is not None else None, tariff or self.tariff, self._now_us)
 
-    def settle(self, page: Page, settlement: Settlement, hashes: Hashes = NO_HASHES) -> Receipt:
-        """Take a settlement. Called exactly once for each page."""
-        now_us = self._now_us()
-        costs_nusd = attempt_costs(settlement, self._cost, now_us)
+    def price(self, page: Page, settlement: Settlement) -> Priced:
+        """What a settlement costs, by the prices under which the request began."""
+        at_us = self._now_us()
+        costs_nusd = attempt_costs(settlement, page.tariff.cost, at_us)
         spent = [cost for cost in costs_nusd if cost is not None]
-        settlement = msgspec.structs.replace(settlement, cost_nusd=sum(spent) if spent else None)
-        receipt = page.close(settlement, costs_nusd, price_table=self._price_table, hashes=hashes, now_us=now_us)
-        self.tell(settlement)
+        if spent:
+            settlement = msgspec.structs.replace(settlement, cost_nusd=sum(spent))
+        return Priced(settlement, costs_nusd, at_us)
+
+    def settle(self, page: Page, priced: Priced, hashes: Hashes = NO_HASHES) -> Receipt:
+        """Take a settlement. Called exactly once for each page."""
+        receipt = page.close(priced, hashes)
+        self.tell(priced.settlement)
         return receipt
 
     def tell(self, settlement: Settlement) -> None:
@@ -163,7 +172,7 @@ class Ledger:
         """Note a security event; never waited for."""
         if self._audit is not None:
             self._audit.event(
-                event_record(action, epoch=self._epoch, now_us=self._now_us(), client_ip=client_ip, detail=detail)
+                event_record(action, epoch=self.tariff.epoch, now_us=self._now_us(), client_ip=client_ip, detail=detail)
             )
 
     def note(self, action: str, *, detail: dict[str, str | int]) -> Receipt:
@@ -171,7 +180,9 @@ class Ledger:
         if self._audit is None:
             return KEPT
         reservation = self._audit.reserve()
-        receipt = reservation.append(event_record(action, epoch=self._epoch, now_us=self._now_us(), detail=detail))
+        receipt = reservation.append(
+            event_record(action, epoch=self.tariff.epoch, now_us=self._now_us(), detail=detail)
+        )
         reservation.close()
         return receipt
 

@@ -4,13 +4,14 @@ A permit is made by `Gateway.admit` and ends with `Gateway.settle`. It is the on
 and only the task that serves the request changes it; `interrupt` may be called from outside.
 """
 
+import msgspec
 import trio
 
 from securellm.audit.bodies import Bodies
 from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
 from securellm.errors import SecureLLMError
+from securellm.holdings import Holdings
 from securellm.ledger import Page
-from securellm.limits.in_flight import Charge
 from securellm.routing import Route, Target
 from securellm.wire.body import Peeked
 
@@ -53,7 +54,7 @@ class Permit:
         peeked: Peeked,
         body: bytes,
         route: Route,
-        charge: Charge,
+        holdings: Holdings,
         page: Page,
         bodies: Bodies,
         deadline_s: float,
@@ -63,6 +64,7 @@ class Permit:
         self.peeked = peeked
         self.body = body
         self.route = route
+        self.holdings = holdings
         self.page = page
         self.bodies = bodies
         self.deadline_s = deadline_s
@@ -73,10 +75,11 @@ class Permit:
         self.meter: Meter | None = None  # of its answer
         self.dropped: tuple[str, ...] = ()
         self.bytes_out = 0
+        self.streamed = False  # the answer is a stream that has begun
+        self.collected: bytearray | None = None  # the answer as the caller gets it, where it may be kept
         self.first_token_s: float | None = None
         self.complete = False  # the provider's own terminal event, or a whole body, has been read
         self.receipt: Receipt | None = None
-        self._charge = charge
         self._current: OpenAttempt | None = None
         self._scope: trio.CancelScope | None = None
         self._interruption: SecureLLMError | None = None
@@ -85,6 +88,11 @@ class Permit:
     def request_id(self) -> RequestId:
         """Our id of the request."""
         return self.call.request_id
+
+    @property
+    def epoch(self) -> str:
+        """The configuration under which the request began."""
+        return self.page.tariff.epoch
 
     @property
     def endpoint(self) -> Endpoint:
@@ -114,15 +122,18 @@ class Permit:
             self.attempts.append(self._current.closed(trio.current_time(), error_code))
             self._current = None
 
+    def answered(self, data: bytes) -> None:
+        """The next bytes of the answer, as the caller gets them."""
+        self.bytes_out += len(data)
+        self.bodies.answered(data)
+        if self.collected is not None:
+            self.collected += data
+
     def skip(self, target: Target, reason: str) -> None:
         """Note that a target was passed over, and why."""
         self.attempts.append(
             Attempt(number=len(self.attempts) + 1, provider=target.provider.name, model=target.model, skipped=reason)
         )
-
-    def release(self) -> None:
-        """Give back what the request holds; part of settling."""
-        self._charge.release()
 
     @property
     def interruption(self) -> SecureLLMError | None:
@@ -141,3 +152,43 @@ class Permit:
         if self._interruption is not None:
             scope.cancel()
         return scope
+
+
+class OpenRequest(msgspec.Struct, frozen=True):
+    """A request under way, for whoever asks what is being served. Nothing of its content."""
+
+    request_id: str
+    key_id: str | None
+    user_id: str | None
+    client_ip: str
+    endpoint: str
+    requested_model: str
+    provider: str | None  # that is being asked
+    model: str | None
+    stream: bool
+    attempts: int
+    age_s: float
+    bytes_in: int
+    bytes_out: int
+    config_epoch: str
+
+
+def open_request(permit: Permit) -> OpenRequest:
+    """A permit as it is shown."""
+    call, target = permit.call, permit.answered_by
+    return OpenRequest(
+        request_id=permit.request_id,
+        key_id=permit.caller.key_id,
+        user_id=permit.caller.user_id,
+        client_ip=call.client_ip,
+        endpoint=call.endpoint.value,
+        requested_model=permit.peeked.model,
+        provider=target.provider.name if target is not None else None,
+        model=target.model if target is not None else None,
+        stream=permit.peeked.stream,
+        attempts=permit.asked,
+        age_s=round(trio.current_time() - call.started_s, 3),
+        bytes_in=len(permit.body),
+        bytes_out=permit.bytes_out,
+        config_epoch=permit.epoch,
+    )

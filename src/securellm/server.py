@@ -6,6 +6,10 @@ to announce a stop, and leaves idle connections open while it stops.
 
     SIGTERM ── not ready ── announce_s ── no new connections ── open requests, at most term_s ── error events ── exit 0
     SIGINT   ── the same with interrupt_s and no announcement        a second signal ── at once
+    SIGHUP   ── the configuration is read again
+
+A worker is told by its supervisor instead, and a signal of its own only begins the drain: whoever signals all processes
+of a group at once does not mean it twice.
 
 Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands in a module of its own, which can be
 imported even before Trio.
@@ -18,19 +22,24 @@ import signal
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
+from securellm.config import Config
 from securellm.config.tree import Tls
 from securellm.errors import ConfigError
 from securellm.web.binding import bind_sockets
+from securellm.workers.reloading import Reloader
+from securellm.workers.stops import Stops
 
 if TYPE_CHECKING:
     from securellm.upstream.clients import OpenClient
     from securellm.web.connection import Connection
     from securellm.web.listening import Listening
     from securellm.web.seam import Runtime
+    from securellm.workers.worker import Link
 
 NOT_BUILT = (
     "the express lane needs the compiled extensions, which are not there: install a wheel for this platform, or build "
@@ -91,30 +100,44 @@ async def serve(
     *,
     sockets: list[socket.socket],
     lane: Lane | None = None,
+    load: Callable[[], Config] | None = None,
+    link: "Link | None" = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve on the sockets until a signal says stop and the drain is done. Starts with the URLs that are served.
+    """Serve on the sockets until told to stop and the drain is done. Starts with the URLs that are served.
 
-    The sockets are closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
+    `load` reads the configuration again, for a reload; `link` leads to the supervisor, in a worker. The sockets are
+    closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
     """
     from securellm.web.connection import Connection
     from securellm.web.listening import Listening
 
     made_by_lane = lane.make_connection if lane is not None else None
     make_connection = functools.partial(made_by_lane, runtime) if made_by_lane is not None else Connection
-    listening = Listening(runtime, sockets, tls_context(runtime.config.security.tls), make_connection)
+    served = Served(runtime)
+    listening = Listening(runtime, sockets, served.tls, make_connection)
+    stops = Stops()
+    reloader = Reloader(served, load if load is not None else lambda: runtime.config)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             if lane is not None and lane.run is not None:
                 nursery.start_soon(lane.run)
             urls = await nursery.start(listening.run)
-            for url in urls:
-                _log.info("serving on %s", url)
+            if link is None:
+                for url in urls:
+                    _log.info("serving on %s", url)
+                ask, asked = trio.open_memory_channel[None](1)
+                nursery.start_soon(_obey_signals, signals, stops, ask)
+                nursery.start_soon(_reload_when_asked, asked, reloader)
+            else:
+                nursery.start_soon(_obey_first_signal, signals, stops)
+                nursery.start_soon(link.serve, stops, reloader)
             task_status.started(urls)
-            first = await _next_stop(signals)
-            nursery.start_soon(_drain_then_cancel, runtime, listening, first, nursery.cancel_scope)
-            await _next_stop(signals)
-            _log.warning("a second signal: stopping at once, open requests are cut")
+            await stops.told()
+            if stops.order is not None:
+                nursery.start_soon(_drain_then_cancel, runtime, listening, stops.order, nursery.cancel_scope)
+            await stops.told_at_once()
+            _log.warning("stopping at once: open requests are cut")
             nursery.cancel_scope.cancel()
 
 
@@ -135,6 +158,47 @@ def tls_context(tls: Tls) -> ssl.SSLContext | None:
         reason = error.strerror or type(error).__name__
         raise ConfigError(f"security.tls: the certificate or its key cannot be loaded: {reason}") from error
     return context
+
+
+class Served:
+    """The runtime with its certificate, reloaded together: handshakes after the commit are made with the new one.
+
+    `tls` is for the listeners, for as long as they live; None where plain HTTP is served. Raises ConfigError.
+    """
+
+    def __init__(self, runtime: "Runtime") -> None:
+        self._runtime = runtime
+        self.tls = self._certified = tls_context(runtime.config.security.tls)
+        if self.tls is not None:
+            self.tls.sni_callback = self._choose  # called in every handshake, whether a name is asked for or not
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self._runtime.config
+
+    @property
+    def ledger(self) -> Any:
+        """The books."""
+        return self._runtime.ledger
+
+    async def prepare(self, config: Config) -> tuple[Any, ssl.SSLContext | None]:
+        """What the runtime prepares, with the certificate as it is on the disk now. Raises SecureLLMError."""
+        certified = await trio.to_thread.run_sync(tls_context, config.security.tls)
+        return await self._runtime.prepare(config), certified
+
+    async def give_up(self, prepared: tuple[Any, ssl.SSLContext | None]) -> None:
+        """Close what was prepared and is not wanted."""
+        await self._runtime.give_up(prepared[0])
+
+    def commit(self, prepared: tuple[Any, ssl.SSLContext | None]) -> None:
+        """Put it in force."""
+        self._runtime.commit(prepared[0])
+        self._certified = prepared[1]
+
+    def _choose(self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        if self._certified is not None:
+            connection.context = self._certified
 
 
 async def _drain_then_cancel(
@@ -159,11 +223,25 @@ async def _drain_then_cancel(
     scope.cancel()
 
 
-async def _next_stop(signals: AsyncIterator[int]) -> signal.Signals:
-    """The next signal that means stop. SIGHUP does not: a reload is not built in this version."""
+async def _obey_signals(signals: AsyncIterator[int], stops: Stops, ask: trio.MemorySendChannel[None]) -> None:
+    """A process that serves alone: the first signal begins the drain, a second one ends it."""
     async for number in signals:
-        received = signal.Signals(number)
-        if received is not signal.SIGHUP:
-            return received
-        _log.info("SIGHUP: ignored; this version reads its configuration at start only")
-    raise AssertionError("the stream of signals has no end")
+        if number == signal.SIGHUP:
+            with suppress(trio.WouldBlock):  # one is waiting already, and will read what there is then
+                ask.send_nowait(None)
+        elif stops.order is None:
+            stops.drain(signal.Signals(number))
+        else:
+            stops.at_once()
+
+
+async def _reload_when_asked(asked: trio.MemoryReceiveChannel[None], reloader: Reloader) -> None:
+    async for _ in asked:
+        await reloader.reload()
+
+
+async def _obey_first_signal(signals: AsyncIterator[int], stops: Stops) -> None:
+    """A worker: it is the supervisor who becomes impatient, and who reloads."""
+    async for number in signals:
+        if number != signal.SIGHUP:
+            stops.drain(signal.Signals(number))

@@ -10,31 +10,41 @@ from securellm.tokens import estimate_request_tokens, estimate_tokens
 from securellm.wire.body import Peeked
 
 
-def settlement_of(permit: Permit, outcome: Outcome, epoch: str) -> Settlement:
+def settlement_of(permit: Permit, outcome: Outcome) -> Settlement:
     """The settlement of a request that was let in."""
-    meter, target = permit.meter, permit.answered_by
+    call, peeked, meter, target = permit.call, permit.peeked, permit.meter, permit.answered_by
     usage, source = usage_of(permit)
-    last = permit.attempts[-1] if permit.attempts else None
-    return msgspec.structs.replace(
-        settlement_of_call(permit.call, outcome, permit.caller, permit.peeked, epoch, bytes_out=permit.bytes_out),
+    attempts = tuple(permit.attempts)
+    return Settlement(
+        request_id=call.request_id,
+        client_request_id=call.header(b"x-request-id"),
+        endpoint=call.endpoint,
+        caller=permit.caller,
+        client_ip=call.client_ip,
+        requested_model=peeked.model,
         provider=target.provider.name if target is not None else None,
         model=target.model if target is not None else None,
-        attempts=tuple(permit.attempts),
+        stream=peeked.stream,
+        outcome=outcome,
+        attempts=attempts,
         usage=usage,
         usage_source=source,
         finish_reason=meter.finish_reason if meter is not None else None,
-        first_token_ms=_ms(permit.first_token_s, permit.call.started_s),
+        first_token_ms=_ms(permit.first_token_s, call.started_s),
+        duration_ms=(trio.current_time() - call.started_s) * 1000,
         bytes_in=len(permit.body),
+        bytes_out=permit.bytes_out,
         dropped=permit.dropped,
-        upstream_request_id=last.upstream_request_id if last is not None else None,
+        upstream_request_id=attempts[-1].upstream_request_id if attempts else None,
         context_truncated=meter is not None and meter.context_truncated,
+        config_epoch=permit.epoch,
     )
 
 
 def settlement_of_call(
-    call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, epoch: str, *, bytes_out: int
+    call: Call, outcome: Outcome, caller: Caller | None, peeked: Peeked | None, epoch: str, *, bytes_out: int = 0
 ) -> Settlement:
-    """The settlement of a request that no provider was asked for."""
+    """The settlement of a request that was not let in."""
     return Settlement(
         request_id=call.request_id,
         client_request_id=call.header(b"x-request-id"),
@@ -51,7 +61,7 @@ def settlement_of_call(
         usage_source=None,
         finish_reason=None,
         first_token_ms=None,
-        duration_ms=_ms(trio.current_time(), call.started_s) or 0.0,
+        duration_ms=(trio.current_time() - call.started_s) * 1000,
         bytes_in=0,
         bytes_out=bytes_out,
         dropped=(),

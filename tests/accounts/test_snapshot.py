@@ -1,6 +1,7 @@
 """Whose key is it: from memory, refreshed by polling, and never 401 when keys cannot be checked."""
 
 import logging
+import timeit
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from securellm.accounts.snapshot import FRESH_S, MAX_STALE_S, REFRESH_S, Accounts
+from securellm.accounts.snapshot import FRESH_S, REFRESH_S, Accounts
 from securellm.accounts.store import Store
 from securellm.chat import Caller, Headers
 from securellm.config.secrets import Secret
@@ -181,7 +182,7 @@ async def test_an_outage_of_the_store(
             None, "store_unavailable", "invalid_api_key",
         ]  # fmt: skip
         assert not accounts.statistics().fresh
-        await trio.sleep(MAX_STALE_S + 1)
+        await trio.sleep(_config(tmp_path).database.max_stale_s + 1)
         keys = (known, unknown, revoked, CONFIG_KEY)
         assert [_code(accounts, _bearer(key)) for key in keys] == ["store_unavailable"] * 3 + [None]
         (tmp_path / "away.db").rename(database)
@@ -211,6 +212,32 @@ async def test_without_authentication(tmp_path: Path, store: Store) -> None:
     assert accounts.identify([]) == Caller(None, None, "anonymous")
     assert accounts.identify(_bearer("wrong")).key_id is None
     assert accounts.identify(_bearer(text)).role == "admin"
+
+
+async def test_a_refusal_takes_as_long_whatever_is_wrong(tmp_path: Path, store: Store) -> None:
+    """Which ids there are cannot be learned: an unknown one takes as long as a known one with another secret."""
+    text = _create(store)
+    config = _config(tmp_path, api_keys=(Secret(CONFIG_KEY),))
+    accounts = Accounts(config, store)
+    await accounts.refresh()
+    wrong = [_bearer(text[:13] + "x" * 43), _bearer("slb_aaaaaaaa_" + "x" * 43)]
+    known_us, unknown_us = (
+        min(timeit.repeat(lambda headers=headers: _code(accounts, headers), number=500, repeat=15)) * 2000
+        for headers in wrong
+    )
+    print(f"known id {known_us:.2f} us, unknown id {unknown_us:.2f} us")
+    assert 0.5 < known_us / unknown_us < 2
+
+
+async def test_a_key_of_the_configuration_may_look_like_ours(tmp_path: Path, store: Store) -> None:
+    """One that has our form is found, though the store does not know it, or does not answer at all."""
+    text = "slb_aaaaaaaa_" + "x" * 43
+    accounts = Accounts(_config(tmp_path, api_keys=(Secret(text),)), store)
+    assert accounts.identify(_bearer(text)).key_id == "config01"
+    await accounts.refresh()
+    assert accounts.identify(_bearer(text)).key_id == "config01"
+    accounts.configure(_config(tmp_path))
+    assert _code(accounts, _bearer(text)) == "invalid_api_key"
 
 
 async def test_statistics(tmp_path: Path, store: Store) -> None:

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from securellm.accounts.keys import parse_key
-from securellm.cli.keys import keys, parse_expiry_s
+from securellm.cli.accounts_options import parse_expiry_s
+from securellm.cli.keys import keys
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from securellm.config.database import read_database_url
-from securellm.config.values import WrongValue
+from securellm.config.mistakes import WrongValue
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 
 from securellm.config import Config, ConfigMistakes, load_config
 from securellm.config.table import BUILT_IN
+from securellm.config.tree import Rates
 from securellm.config.values import FALSE_WORDS, TRUE_WORDS
 
 SAMPLE = Path(__file__).parent / "sample.toml"
@@ -13,6 +14,7 @@ SAMPLE_ENVIRON = {
     "SAMPLE_OPENAI_KEY": "sk-sample-openai",
     "SAMPLE_CALLER_KEY": "slb_sample",
     "SAMPLE_SIGNING_KEY": "11" * 32,
+    "SAMPLE_REDIS_URL": "redis://:secret@127.0.0.1:6379/0",
     "SAMPLE_CONTENT_KEY": "22" * 32,
 }
 
@@ -276,13 +278,20 @@ def test_what_answered_a_probe_is_enabled() -> None:
     assert "ollama" not in _enabled(load_config(environ=off, found=("ollama",)))
 
 
-def test_ambient_variables_only_warn() -> None:
-    """REDIS_URL and OTLP_ENDPOINT may be meant for others: one warning each, without their value."""
-    environ = {"REDIS_URL": "redis://u:CANARY@h", "OTLP_ENDPOINT": "http://CANARY", "HOME": "/h"}
-    config = load_config(environ=environ)
-    assert len(config.warnings) == 2
-    assert [warning.split(" ")[0] for warning in config.warnings] == ["REDIS_URL", "OTLP_ENDPOINT"]
+def test_an_ambient_variable_only_warns() -> None:
+    """OTLP_ENDPOINT may be meant for others: one warning, without its value."""
+    config = load_config(environ={"OTLP_ENDPOINT": "http://CANARY", "HOME": "/h"})
+    assert [warning.split(" ")[0] for warning in config.warnings] == ["OTLP_ENDPOINT"]
     assert "CANARY" not in repr(config)
+
+
+def test_the_url_of_redis_is_a_secret() -> None:
+    """REDIS_URL may hold a password: it is in the tree, and in no text made of it."""
+    config = load_config(environ={"REDIS_URL": "redis://u:CANARY@h", "HOME": "/h"})
+    assert config.redis.url is not None
+    assert config.redis.url.reveal() == "redis://u:CANARY@h"
+    assert "CANARY" not in repr(config)
+    assert config.redis.url in config.secrets()
 
 
 @pytest.mark.parametrize(
@@ -294,10 +303,18 @@ def test_a_misspelt_variable_is_told(variable: str, meant: str) -> None:
     assert config.warnings == (f"environment variable {variable} is not read; did you mean {meant}?",)
 
 
-def test_rate_limits_off_are_accepted(tmp_path: Path) -> None:
-    """With rate_limit.enabled = false the numbers are kept without effect, so that a file can be shared."""
-    text = "[rate_limit]\nenabled = false\nopenai_rpm = 60\n[providers.openai]\nrate_limit_per_minute = 60"
-    assert not _load(text, folder=tmp_path).rate_limit.enabled
+def test_rates_of_providers_are_put_over_the_defaults(tmp_path: Path) -> None:
+    """The first users' rates hold until something else is said, under either name; a new rate has its own burst."""
+    path = tmp_path / "config.toml"
+    path.write_text(
+        "[providers.openai]\nrate_limit_per_minute = 60\n[rate_limit]\nanthropic_burst = 9\nollama_rpm = 0\n"
+    )
+    rates = load_config(path, environ={"STATE_DIRECTORY": "/s"}).rate_limit.providers
+    assert rates["deepseek"] == Rates(60, 10)
+    assert rates["openai"] == Rates(60, None)
+    assert rates["anthropic"] == Rates(50, 9)
+    assert rates["ollama"] == Rates(0, None)
+    assert rates["groq"] == Rates()
 
 
 def test_state_of_a_user_that_names_nothing(tmp_path: Path) -> None:

@@ -9,11 +9,19 @@ import pytest
 from securellm.config import load_config
 from securellm.config.describe import encode_markdown
 from securellm.config.table import BUILT_IN, COMPATIBLE, DECLARED_KINDS, ENDPOINTS, SETTINGS, Kind, default_of
-from securellm.config.tree import Config, Model, Provider
+from securellm.config.tree import Config, Model, Provider, Rates
 from securellm.providers.registry import ADAPTERS, DECLARABLE
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-NOT_SET_BY_ANYBODY = {"log_dir", "epoch", "source", "warnings", "database.path"}  # `load.py` makes them
+NOT_SET_BY_ANYBODY = {
+    "log_dir",
+    "epoch",
+    "source",
+    "warnings",
+    "database.path",
+    "database.server",
+    "rate_limit.providers",
+}  # `load.py` makes them
 
 
 def _fields(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
@@ -23,6 +31,8 @@ def _fields(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
             yield from _fields(type(field.default), f"{name}.")
         elif name == "providers":
             yield from _fields(Provider, "providers.*.")
+        elif name == "rate_limit.models":
+            yield from _fields(Rates, "rate_limit.models.*.")
         elif name == "models":
             yield from _fields(Model, "models.*.")
         else:
@@ -35,7 +45,7 @@ def test_every_field_of_the_tree_is_a_row_of_the_table() -> None:
     fields = set(_fields(Config))
     assert {name for name in fields - rows - NOT_SET_BY_ANYBODY if not name.startswith("aliases")} == set()
     built = {".".join(setting.path) for setting in SETTINGS if setting.built}
-    assert built - fields == {"aliases.*"}
+    assert built - fields == {"aliases.*", "rate_limit.*"}
 
 
 def test_defaults_are_values_that_the_table_allows() -> None:

@@ -22,6 +22,7 @@ from securellm.gateway import GatewayStatistics
 from securellm.ledger import LedgerStatistics
 from securellm.limits.in_flight import InFlightBytes
 from securellm.providers.models import ModelCard
+from securellm.runtime import WorkerStatus
 from securellm.server import bind_sockets, open_lane, serve
 from securellm.telemetry.metrics import Metrics
 from securellm.upstream.breaker import BreakerState
@@ -270,6 +271,16 @@ class _Origins:
         return self.figures
 
 
+class EdgeLedger:
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+
+    def event(self, action: str, *, client_ip: str | None = None, detail: dict[str, str | int] | None = None) -> None:
+        self.events.append(action)
+
+
 class EdgeRuntime:
     """Has the attributes of the runtime that the edge reads."""
 
@@ -277,12 +288,34 @@ class EdgeRuntime:
         self.config = config
         self.gateway = EdgeGateway(config)
         self.catalogue = _Models()
-        self.metrics = Metrics()
         self.providers: dict[str, object] = {"openai": object()}
         self.origins = _Origins()
         self.accounts = _Origins()
+        self.ledger = EdgeLedger()
+        self.redis = None
+        self.under_way = None
+        self.refusal: SecureLLMError | None = None  # of the next configuration
         self.started_s = time.monotonic()
         self.synced = 0
+
+    async def expose_metrics(self) -> bytes:
+        return Metrics().expose()
+
+    async def workers(self) -> list[WorkerStatus]:
+        return [WorkerStatus(1, pid=os.getpid(), uptime_s=0, config_epoch="", open_requests=0)]
+
+    async def prepare(self, config: Config) -> Config:
+        await trio.lowlevel.checkpoint()
+        if self.refusal is not None:
+            raise self.refusal
+        self.ledger.events.append("prepared")
+        return config
+
+    async def give_up(self, prepared: Config) -> None:
+        self.ledger.events.append("given up")
+
+    def commit(self, prepared: Config) -> None:
+        self.config = prepared
 
     async def sync_models(self) -> list[dict[str, Any]]:
         self.synced += 1

@@ -1,6 +1,10 @@
 """The names and figures that dashboards read."""
 
-from securellm.chat import Attempt, Endpoint, Outcome, RequestId, Settlement, Status, Usage
+from pathlib import Path
+
+import pytest
+
+from securellm.chat import Attempt, Caller, Endpoint, KeyId, Outcome, RequestId, Settlement, Status, Usage
 from securellm.telemetry.metrics import Metrics
 
 KEPT_NAMES = [
@@ -89,6 +93,57 @@ def test_what_callers_choose_is_no_label() -> None:
     metrics = Metrics()
     metrics.settled(_settlement(requested_model="chosen-by-caller", model="chosen-by-caller", provider=None))
     assert "chosen-by-caller" not in metrics.expose().decode("utf-8")
+
+
+def test_as_many_series_as_are_configured() -> None:
+    """10,000 callers, models, addresses and ids of their choice make as many series as one."""
+    metrics = Metrics()
+    metrics.settled(_settlement())
+    before = len(_lines(metrics))
+    for number in range(10_000):
+        name = f"chosen-{number}"
+        caller = Caller(KeyId(name), None)
+        metrics.settled(
+            _settlement(
+                request_id=RequestId(name), client_request_id=name, caller=caller, client_ip=name, requested_model=name
+            )
+        )
+    assert len(_lines(metrics)) == before
+
+
+def test_workers_are_shown_as_one(tmp_path: Path) -> None:
+    """Whichever worker is asked shows the sum of counts and histograms, and gauges as a whole machine has them."""
+    workers = [Metrics(tmp_path, slot) for slot in (1, 2, 3)]
+    for number, worker in enumerate(workers):
+        for _ in range(number + 1):
+            worker.settled(_settlement())
+        worker.breaker("openai", ("closed", "open", "half_open")[number])
+    workers[0].audited(available=True, pending=3, gap=1, last_commit_ms=5)
+    workers[1].audited(available=False, pending=4, gap=0, last_commit_ms=9)
+    workers[2].counted("securellm_bookkeeper_failures", 2)
+    workers[2].counted("securellm_bookkeeper_failures", 5)
+    shown = [_lines(worker) for worker in workers]
+    assert shown[0] == shown[1] == shown[2]
+    for line in (
+        'securellm_requests_total{endpoint="chat.completions",status="success"} 6.0',
+        'securellm_request_duration_seconds_count{endpoint="chat.completions"} 6.0',
+        'securellm_circuit_breaker_state{provider="openai"} 1.0',
+        "securellm_audit_available 0.0",
+        "securellm_audit_pending_records 7.0",
+        "securellm_audit_lost_records 1.0",
+        "securellm_audit_commit_seconds 0.009",
+        "securellm_bookkeeper_failures_total 5.0",
+    ):
+        assert line in shown[0]
+
+
+def test_a_wrong_name_or_label_is_refused() -> None:
+    """What is not in the table of metrics cannot be counted by mistake."""
+    metrics = Metrics()
+    with pytest.raises(ValueError, match="is a counter with labels"):
+        metrics.count("securellm_provider_requests")
+    with pytest.raises(ValueError, match="is a gauge"):
+        metrics.count("securellm_audit_available")
 
 
 def test_breaker_states() -> None:

@@ -17,6 +17,7 @@ from securellm.chat import Attempt, Call, Caller, Endpoint, Headers, Status
 from securellm.config.tree import Audit, CircuitBreaker, Heartbeat, Timeouts
 from securellm.config.tree import Provider as ProviderConfig
 from securellm.errors import ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
+from securellm.holdings import Holdings
 from securellm.ids import new_request_id
 from securellm.ledger import Page
 from securellm.limits.in_flight import InFlightBytes
@@ -106,11 +107,12 @@ def make_target(name: str, **settings: Any) -> Target:
 def make_permit(*targets: Target, stream: bool = True, skipped: tuple[PassedOver, ...] = ()) -> Permit:
     body = json.dumps({"model": "m", "stream": stream, "messages": []}).encode()
     call = Call(Endpoint.CHAT, "/v1/chat/completions", [], NoBody(), "127.0.0.1", new_request_id(), trio.current_time())
-    charge = InFlightBytes(1000).open_charge()
+    holdings = Holdings(InFlightBytes(1000).open_charge())
     route = Route(targets, "m", skipped)
     deadline_s = trio.current_time() + TIMEOUTS.total_s
     page = Page(None, "", lambda: 0)
-    return Permit(call, Caller(None, None), peek(Endpoint.CHAT, body), body, route, charge, page, NO_BODIES, deadline_s)
+    peeked = peek(Endpoint.CHAT, body)
+    return Permit(call, Caller(None, None), peeked, body, route, holdings, page, NO_BODIES, deadline_s)
 
 
 def make_asker(

@@ -1,6 +1,7 @@
 """The list of endpoints as it is served: who may call, what an error looks like, what each answer holds."""
 
 import json
+import re
 import uuid
 
 import msgspec
@@ -20,8 +21,9 @@ ROUTES = all_routes(metrics_public=False)
 PROTECTED = [route for route in ROUTES if route.access is not Access.PUBLIC]
 
 
-def _path(rule: str) -> str:
-    return rule.replace("<path:model>", "openai/gpt-4o").replace("<path:rest>", "a/b")
+def _path(rule: str, part: str = "x") -> str:
+    """A path that fits the rule, with `part` in the place of each of its parts."""
+    return re.sub(r"<(?:path:)?\w+>", part, rule)
 
 
 def test_every_endpoint_says_who_may_call_it() -> None:
@@ -118,7 +120,6 @@ def _code(response: Response) -> str:
         ("POST", "/v1/threads/t/runs", 404, "not_available"),
         ("POST", "/v1/assistants", 404, "not_available"),
         ("GET", "/v1/responses/resp_1", 404, "not_available"),
-        ("POST", "/v1/requests/r/cancel", 404, "not_available"),
         ("GET", "/api/admin", 404, "not_available"),
         ("POST", "/api/admin/keys", 404, "not_available"),
     ],
@@ -151,7 +152,7 @@ async def test_the_documents_are_whole() -> None:
         async with open_edge() as edge:
             page = (await fetch(edge.url, "GET", "/docs")).body.decode("utf-8")
             document = (await fetch(edge.url, "GET", "/openapi.json")).json()
-    shown = {route.path.replace("<path:model>", "{model}"): route for route in ROUTES if route.shown}
+    shown = {re.sub(r"<(?:path:)?(\w+)>", r"{\1}", route.path): route for route in ROUTES if route.shown}
     assert document["openapi"] == "3.1.0"
     assert set(document["paths"]) == set(shown)
     for path, route in shown.items():
@@ -222,7 +223,7 @@ async def test_metrics() -> None:
             for target in ("/metrics", "/api/metrics"):
                 response = await fetch(edge.url, "GET", target, None, OPERATOR)
                 assert response.status == 200
-                assert 'securellm_circuit_breaker_state{provider="openai"} 0.0' in response.body.decode()
+                assert "# TYPE securellm_circuit_breaker_state gauge" in response.body.decode()
         public = msgspec.structs.replace(edge_config(), telemetry=Telemetry(metrics_public=True))
         async with open_edge(public) as edge:
             assert (await fetch(edge.url, "GET", "/metrics")).status == 200

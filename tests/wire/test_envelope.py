@@ -133,6 +133,9 @@ def test_headers_of_an_error() -> None:
         (b"retry-after", b"2"),
     ]
     assert error_headers(UpstreamTruncated("x")) == [(b"x-securellm-error-source", b"upstream")]
+    limited = RateLimited("x", retry_after_s=0.2)
+    limited.headers = ((b"x-ratelimit-remaining-requests", b"0"),)
+    assert error_headers(limited)[1:] == [(b"retry-after", b"1"), (b"x-ratelimit-remaining-requests", b"0")]
 
 
 PROVIDERS_ERRORS: list[tuple[bytes, tuple[str, str | None, str | None, str | None]]] = [

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
     from securellm._fast import members_py as members
     from securellm._fast import sse_py as sse
@@ -19,6 +20,7 @@ else:
     try:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
+        from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
         from securellm._fast import members_c as members
         from securellm._fast import sse_c as sse
@@ -26,6 +28,7 @@ else:
 
         IMPLEMENTATION = "compiled"
     except ImportError:
+        from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
         from securellm._fast import members_py as members
         from securellm._fast import sse_py as sse
@@ -33,4 +36,4 @@ else:
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "http1", "members", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "gcra", "http1", "members", "sse", "tokens"]

@@ -6,13 +6,16 @@ add nothing but CPU to every request.
 """
 
 import base64
+import functools
 import hashlib
 import hmac
 import re
+from typing import Any
 
 import msgspec
 
-from securellm.chat import KeyId
+from securellm.chat import EVERYTHING, Grants, KeyId
+from securellm.config.tree import Rates
 
 ROLES = ("user", "auditor", "operator", "admin")
 
@@ -21,6 +24,7 @@ SECRET_BYTES = 32
 MIN_CONFIG_KEY_CHARS = 16  # of a key that the configuration gives; any text of at least this length
 MAX_KEY_CHARS = 512  # what is longer is refused before it is hashed
 MIN_PEPPER_BYTES = 16
+BLOCK_BYTES = 64  # of SHA-256
 
 _FORM = re.compile(r"slb_([a-z2-7]{8})_([A-Za-z0-9_-]{43})", re.ASCII)
 
@@ -37,7 +41,11 @@ class MintedKey(msgspec.Struct, frozen=True):
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
-    """What is kept of a key. Times are Unix seconds; None: it does not expire, it is not revoked."""
+    """What is kept of a key. Times are Unix seconds; None: it does not expire, it is not revoked.
+
+    A key that was rotated keeps its id, and so its limits, budgets and history; the key that it was before is good
+    until `previous_until_s`.
+    """
 
     id: KeyId
     digest: bytes
@@ -46,6 +54,12 @@ class KeyRecord(msgspec.Struct, frozen=True):
     created_at_s: int
     expires_at_s: int | None = None
     revoked_at_s: int | None = None
+    user_id: str | None = None
+    team_id: str | None = None
+    grants: Grants = EVERYTHING
+    rates: Rates | None = None  # of its own; None: as the configuration says
+    previous_digest: bytes | None = None
+    previous_until_s: int | None = None
 
     def __repr__(self) -> str:
         """Without the digest."""
@@ -62,9 +76,15 @@ def mint_key(random: bytes) -> MintedKey:
     """The key that `ID_BYTES + SECRET_BYTES` random bytes make."""
     if len(random) != ID_BYTES + SECRET_BYTES:
         raise ValueError(f"got {len(random)} random bytes, expected {ID_BYTES + SECRET_BYTES}")
-    key_id = base64.b32encode(random[:ID_BYTES]).decode().lower()
-    secret = base64.urlsafe_b64encode(random[ID_BYTES:]).decode().rstrip("=")
-    return MintedKey(KeyId(key_id), f"slb_{key_id}_{secret}")
+    return remint_key(KeyId(base64.b32encode(random[:ID_BYTES]).decode().lower()), random[ID_BYTES:])
+
+
+def remint_key(key_id: KeyId, random: bytes) -> MintedKey:
+    """A key of that id with the secret that `SECRET_BYTES` random bytes make."""
+    if len(random) != SECRET_BYTES:
+        raise ValueError(f"got {len(random)} random bytes, expected {SECRET_BYTES}")
+    secret = base64.urlsafe_b64encode(random).decode().rstrip("=")
+    return MintedKey(key_id, f"slb_{key_id}_{secret}")
 
 
 def parse_key(text: str) -> KeyId | None:
@@ -73,9 +93,32 @@ def parse_key(text: str) -> KeyId | None:
     return KeyId(match[1]) if match else None
 
 
+def mark_pepper(pepper: bytes) -> int:
+    """31 bits by which a store knows its pepper again; a pepper is no word that could be guessed with their help."""
+    return int.from_bytes(hmac.digest(pepper, b"securellm: which pepper is this", hashlib.sha256)[:4], "big") >> 1
+
+
 def digest_key(pepper: bytes, text: str) -> bytes:
-    """What is stored of a key, and what a presented key is compared by."""
-    return hmac.digest(pepper, text.encode(), hashlib.sha256)
+    """What is stored of a key, and what a presented key is compared by: HMAC-SHA256 under the pepper.
+
+    Done by hand from states that are kept (RFC 2104): three times as fast as hmac.digest, which moreover lets go of the
+    interpreter's lock for each request and then waits behind whichever thread has taken it.
+    """
+    inner, outer = _hmac_states(pepper)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(text.encode())
+    outer.update(inner.digest())
+    digest: bytes = outer.digest()
+    return digest
+
+
+@functools.lru_cache(maxsize=8)
+def _hmac_states(pepper: bytes) -> tuple[Any, Any]:
+    """SHA-256 after the inner and the outer padding of HMAC."""
+    key = (pepper if len(pepper) <= BLOCK_BYTES else hashlib.sha256(pepper).digest()).ljust(BLOCK_BYTES, b"\0")
+    inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key))
+    outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+    return inner, outer
 
 
 def same_digest(one: bytes, other: bytes) -> bool:

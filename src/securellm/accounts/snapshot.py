@@ -1,8 +1,9 @@
 """Whose key is it: answered from memory, refreshed from the store every second.
 
-A request never waits for the store. A key that is revoked by another process stops working within `REFRESH_S` and the
-time of one read. While the store cannot be read, known keys work for `MAX_STALE_S`; unknown ones are 503 at once, since
-they may be new. After that every key of the store is 503: "cannot check" is never told as 401.
+A request never waits for the store: it costs a look into a dictionary and one HMAC. What another process changes is in
+force within `REFRESH_S` and the time of one read. While the store cannot be read, known keys work for
+`database.max_stale_s`; unknown ones are 503 at once, since they may be new. After that every key of the store is 503:
+"cannot check" is never told as 401.
 """
 
 import logging
@@ -13,26 +14,25 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from securellm.accounts.keys import (
-    MAX_KEY_CHARS,
-    KeyRecord,
-    digest_key,
-    parse_key,
-    same_digest,
-)
-from securellm.accounts.store import KeyTable, Store
+from securellm.accounts.bounds import Budget, OwnRates
+from securellm.accounts.keys import MAX_KEY_CHARS, digest_key, parse_key, same_digest
+from securellm.accounts.records import KeyTable
+from securellm.accounts.store import Store
+from securellm.accounts.view import View
 from securellm.chat import Caller, Headers, KeyId
 from securellm.config.tree import Config
 from securellm.errors import InvalidKey, StoreUnavailable
 
 REFRESH_S = 1.0  # between two looks at the generation; a revocation is promised in force within 2 s
 FRESH_S = 5.0  # a snapshot this old, or one whose last refresh failed, cannot call a key unknown
-MAX_STALE_S = 60.0  # how long known keys work without the store
 
 _NO_DIGEST = bytes(32)  # compared against when the id is unknown, so that both take the same time
 _REFUSAL = "no valid API key: expected one in Authorization (Bearer) or x-api-key"
+_ANONYMOUS = Caller(None, None, "anonymous")
 
 _log = logging.getLogger("securellm.accounts")
+
+OnChange = Callable[[frozenset[KeyId]], None]
 
 
 class AccountsStatistics(msgspec.Struct, frozen=True):
@@ -48,20 +48,38 @@ class AccountsStatistics(msgspec.Struct, frozen=True):
 
 
 class Accounts:
-    """The keys of the configuration and of the store, as of the last refresh."""
+    """The keys of the configuration and of the store, as of the last refresh.
+
+    `generation` is another number whenever anything in here is another, so that what is derived can be kept by it.
+    """
 
     def __init__(self, config: Config, store: Store, *, now_s: Callable[[], float] = time.time) -> None:
-        self._require_auth = config.security.require_auth
+        self.generation = 0
         self._store = store
         self._now_s = now_s  # Unix seconds, for expiry
         self._config_pepper = secrets.token_bytes(32)  # these digests never leave this process
-        self._config_digests = tuple(digest_key(self._config_pepper, key.reveal()) for key in config.security.api_keys)
         self._table: KeyTable | None = None
-        self._records: dict[KeyId, KeyRecord] = {}
+        self._pepper = b""  # of the table
+        self._listeners: list[OnChange] = []
+        self._active: set[KeyId] = set()  # what listeners take to be in force
+        self._next_end_s = 0.0  # before then no key expires
         self._read_at_s: float | None = None  # trio's clock
         self._latency_ms: float | None = None
         self._error: str | None = None
-        self._limiter = trio.CapacityLimiter(1)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """What the configuration says of keys, from now on."""
+        self._require_auth = config.security.require_auth
+        self._max_stale_s = config.database.max_stale_s
+        self._settings = config.budgets
+        self._config_callers = {
+            digest_key(self._config_pepper, key.reveal()): Caller(
+                KeyId(f"config{number:02}"), None, f"config key {number}"
+            )
+            for number, key in enumerate(config.security.api_keys, 1)
+        }
+        self._put(View(self._table, self._settings))
 
     def __repr__(self) -> str:
         """What an operator may see."""
@@ -73,21 +91,34 @@ class Accounts:
         With authentication off every caller is anonymous, but for those who send a good key all the same.
         """
         if self._require_auth:
-            return self._identify(headers)
+            return self._identify(_presented_key(headers))
         try:
-            return self._identify(headers)
+            return self._identify(_presented_key(headers))
         except (InvalidKey, StoreUnavailable):
-            return Caller(None, None, "anonymous")
+            return _ANONYMOUS
+
+    def rates(self, caller: Caller) -> OwnRates:
+        """What the store says of the rates of the caller's key, user and team."""
+        return self._view.rates(caller)
+
+    def budgets(self, caller: Caller) -> tuple[Budget, ...]:
+        """What bounds the spending of the caller's key, user and team; the configuration's where the store has none."""
+        return self._view.budgets(caller)
+
+    def on_change(self, listener: OnChange) -> None:
+        """Call `listener` after every change, with the keys that were in force before it and no longer are.
+
+        It must not block. A key that expires is told so within `REFRESH_S`; a store that is down ends no key.
+        """
+        self._listeners.append(listener)
 
     async def refresh(self) -> None:
         """Read the store once. A failure is kept for `statistics` and told in the log, once; nothing is raised."""
         started_s = trio.current_time()
         known = self._table.generation if self._table else None
         try:
-            # Abandoned on cancellation: a disk that hangs must not hold the process.
-            table = await trio.to_thread.run_sync(
-                self._store.read_keys, known, abandon_on_cancel=True, limiter=self._limiter
-            )
+            # Given up on cancellation: a disk that hangs must not hold the process.
+            read = await self._store.in_thread(self._read, known)
         except StoreUnavailable as error:
             if self._error is None:
                 _log.error("the key store cannot be read: %s", error.message)
@@ -98,9 +129,11 @@ class Accounts:
         self._error = None
         self._read_at_s = trio.current_time()
         self._latency_ms = (self._read_at_s - started_s) * 1000
-        if table is not None:
-            self._table = table
-            self._records = {record.id: record for record in table.records}
+        if read is not None:
+            table, settings, view = read
+            self._table, self._pepper = table, table.pepper
+            self._put(view if settings is self._settings else View(table, self._settings))
+        self._tell()
 
     async def keep_fresh(self) -> None:
         """Refresh until cancelled."""
@@ -110,39 +143,77 @@ class Accounts:
 
     def statistics(self) -> AccountsStatistics:
         """The figures now."""
-        age_s = self._age_s()
         return AccountsStatistics(
-            keys=len(self._records),
-            config_keys=len(self._config_digests),
+            keys=len(self._table.records) if self._table else 0,
+            config_keys=len(self._config_callers),
             generation=self._table.generation if self._table else None,
-            age_s=age_s,
+            age_s=self._age_s(),
             latency_ms=self._latency_ms,
             fresh=self._is_fresh(),
             error=self._error,
         )
 
-    def _identify(self, headers: Headers) -> Caller:
-        text = _presented_key(headers)
-        given = digest_key(self._config_pepper, text)
-        for number, digest in enumerate(self._config_digests, 1):
-            if same_digest(digest, given):
-                return Caller(KeyId(f"config{number:02}"), None, f"config key {number}")
+    def _read(self, known: int | None) -> tuple[KeyTable, object, View] | None:
+        """In the store's thread: the view of many keys takes long enough to be made there."""
+        table = self._store.read_keys(known)
+        settings = self._settings
+        return (table, settings, View(table, settings)) if table is not None else None
+
+    def _put(self, view: View) -> None:
+        self._view = view
+        self._next_end_s = 0.0
+        self.generation += 1
+
+    def _tell(self) -> None:
+        now_s = self._now_s()
+        if now_s < self._next_end_s:
+            return
+        before, self._active = self._active, self._view.active(now_s)
+        self._next_end_s = self._view.next_end_s(now_s)
+        ended = frozenset(before - self._active)
+        for listener in self._listeners:
+            listener(ended)
+
+    def _identify(self, text: str) -> Caller:
         key_id = parse_key(text)
         if key_id is None:
+            return self._identify_config(text)
+        try:
+            return self._identify_stored(key_id, text)
+        except (InvalidKey, StoreUnavailable):
+            if not self._config_callers:
+                raise
+            known = self._config_callers.get(digest_key(self._config_pepper, text))
+            if known is None:
+                raise
+            return known
+
+    def _identify_config(self, text: str) -> Caller:
+        # Looked up by a digest under a pepper that nobody knows: how long it takes says nothing of a key.
+        known = self._config_callers.get(digest_key(self._config_pepper, text))
+        if known is None:
             raise InvalidKey(_REFUSAL)
-        return self._identify_stored(key_id, text)
+        return known
 
     def _identify_stored(self, key_id: KeyId, text: str) -> Caller:
-        age_s = self._age_s()
-        if self._table is None or age_s is None or age_s > MAX_STALE_S:
+        read_at_s = self._read_at_s
+        if read_at_s is None or trio.current_time() - read_at_s > self._max_stale_s:
             raise StoreUnavailable("keys cannot be checked now: the key store does not answer", retry_after_s=1)
-        record = self._records.get(key_id)
-        good = same_digest(record.digest if record else _NO_DIGEST, digest_key(self._table.pepper, text))
-        if record is None and not self._is_fresh():
+        view = self._view
+        entry = view.entries.get(key_id)
+        given = digest_key(self._pepper, text)
+        if entry is None:
+            same_digest(_NO_DIGEST, given)
+        else:
+            now_s = self._now_s()
+            good = same_digest(entry.digest, given)
+            if not good and entry.previous_digest is not None:
+                good = same_digest(entry.previous_digest, given) and now_s < entry.previous_until_s
+            if good and now_s < entry.until_s:
+                return entry.caller
+        if key_id not in view.revoked and not self._is_fresh():  # it may be new, rotated, or let in again
             raise StoreUnavailable("a key cannot be looked up now: the key store does not answer", retry_after_s=1)
-        if record is None or not good or record.state(self._now_s()) != "active":
-            raise InvalidKey(_REFUSAL)
-        return Caller(record.id, None, record.name, record.role)
+        raise InvalidKey(_REFUSAL)
 
     def _age_s(self) -> float | None:
         return None if self._read_at_s is None else trio.current_time() - self._read_at_s
@@ -154,19 +225,20 @@ class Accounts:
 
 def _presented_key(headers: Headers) -> str:
     """The one key in the headers; Bearer and x-api-key may both be there if they are equal. Raises InvalidKey."""
-    found: set[bytes] = set()
+    found = b""
     for name, value in headers:
         if name == b"authorization":
             scheme, _, credentials = value.strip().partition(b" ")
             if scheme.lower() != b"bearer":
                 raise InvalidKey(_REFUSAL)
-            found.add(credentials.strip())
+            given = credentials.strip()
         elif name == b"x-api-key":
-            found.add(value.strip())
-    found.discard(b"")
-    if len(found) != 1:
+            given = value.strip()
+        else:
+            continue
+        if found and given and given != found:
+            raise InvalidKey(_REFUSAL)
+        found = given or found
+    if not found or len(found) > MAX_KEY_CHARS or not found.isascii():
         raise InvalidKey(_REFUSAL)
-    (key,) = found
-    if len(key) > MAX_KEY_CHARS or not key.isascii():
-        raise InvalidKey(_REFUSAL)
-    return key.decode("ascii")
+    return found.decode("ascii")

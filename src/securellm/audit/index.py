@@ -23,6 +23,9 @@ from securellm.audit.filters import Filters
 from securellm.audit.reading import list_slots, parse_head
 from securellm.audit.record import MAX_LINE_BYTES, hash_line
 from securellm.audit.rows import Values, parse_values
+from securellm.config.database import Place, describe_place
+from securellm.config.secrets import Secret
+from securellm.config.tree import Config
 from securellm.errors import StoreUnavailable
 
 if TYPE_CHECKING:
@@ -49,9 +52,10 @@ class IndexStatistics(msgspec.Struct, frozen=True):
 class AuditIndex:
     """See the module. Blocks, but for `keep_filled`; use it from one thread at a time."""
 
-    def __init__(self, directory: Path, database: Path) -> None:
+    def __init__(self, directory: Path, place: Place, node: str = "") -> None:
         self._directory = directory
-        self._path = database
+        self._place = place
+        self._node = node  # this machine among those that share a server
         self._database: Database | None = None
         self._file: tuple[int, int] | None = None  # device and inode of the store that is open
         self._oldest: dict[int, str] = {}  # slot -> the file before which nothing is indexed
@@ -60,7 +64,7 @@ class AuditIndex:
         self._last_error: str | None = None
 
     def __repr__(self) -> str:
-        return f"<AuditIndex {self._path}, {self._behind_bytes} bytes behind>"
+        return f"<AuditIndex {describe_place(self._place)}, {self._behind_bytes} bytes behind>"
 
     def close(self) -> None:
         """Close the store; the next use opens it again."""
@@ -88,7 +92,7 @@ class AuditIndex:
         from securellm.accounts.audit_logs import read_positions  # not at the top: SQLAlchemy takes long to load
 
         database = self._open()
-        positions = read_positions(database)
+        positions = read_positions(database, self._node)
         more, behind_bytes = False, 0
         for slot in list_slots(self._directory):
             days = list_logs(self._directory, slot)
@@ -112,11 +116,11 @@ class AuditIndex:
         from securellm.accounts.audit_logs import count_rows, move_back, read_positions
 
         database = self._open()
-        for position in read_positions(database).values():
+        for position in read_positions(database, self._node).values():
             move_back(database, position, None, 0)
         while self.fill_some():
             progress(self._rows)
-        return count_rows(database)
+        return count_rows(database, self._node)
 
     def find(self, filters: Filters, limit: int) -> "list[Row]":
         """The newest rows that are asked for, oldest first. Raises StoreUnavailable."""
@@ -160,15 +164,18 @@ class AuditIndex:
             self.close()
         if self._database is None:
             # What power loss takes from an index is read again from the files: it need not wait for the disk.
-            self._database = open_database(self._path, int(time.time()), synchronous="NORMAL")
+            self._database = open_database(self._place, int(time.time()), synchronous="NORMAL")
             self._file = self._identity()
         return self._database
 
-    def _identity(self) -> tuple[int, int]:
+    def _identity(self) -> tuple[int, int] | None:
+        """What file the store is; None of a server."""
+        if isinstance(self._place, Secret):
+            return None
         try:
-            found = os.stat(self._path)
+            found = os.stat(self._place)
         except OSError as exc:
-            raise StoreUnavailable(f"{self._path} is gone: {reason_of(exc)}") from exc
+            raise StoreUnavailable(f"{self._place} is gone: {reason_of(exc)}") from exc
         return found.st_dev, found.st_ino
 
     def _forget_pruned(self, database: "Database", slot: int, days: list[DayFile]) -> bool:
@@ -178,7 +185,7 @@ class AuditIndex:
         if self._oldest.get(slot) == days[0].path.name:
             return False
         first_seq = _first_seq(days[0].path)
-        if first_seq is not None and delete_before(database, slot, first_seq):
+        if first_seq is not None and delete_before(database, self._node, slot, first_seq):
             return True
         self._oldest[slot] = days[0].path.name
         return False
@@ -196,7 +203,7 @@ class AuditIndex:
             log.warning("the index reads %s again: the file was cut back", day.path.name)
             first_seq = _first_seq(day.path)
             if first_seq is not None:
-                move_back(database, before, Position(slot, day.path.name, 0, 0, ""), first_seq)
+                move_back(database, before, Position(self._node, slot, day.path.name, 0, 0, ""), first_seq)
             else:
                 move_back(database, before, None, 0)
             return True, 0
@@ -213,14 +220,21 @@ class AuditIndex:
                 break
         left_bytes = sum(one.path.stat().st_size for one in days if one >= day) - end
         if end > offset:
-            after = Position(slot, day.path.name, end, line_offset, hash_line(line))
+            after = Position(self._node, slot, day.path.name, end, line_offset, hash_line(line))
         elif day is not days[-1]:  # it ends in a line that nobody will finish
-            after = Position(slot, days[days.index(day) + 1].path.name, 0, 0, "")
+            after = Position(self._node, slot, days[days.index(day) + 1].path.name, 0, 0, "")
         else:
             return False, max(0, left_bytes)
         if add_rows(database, rows, before, after):
             self._rows += len(rows)
         return True, max(0, left_bytes)
+
+
+def open_index(config: Config, directory: Path | None = None) -> AuditIndex:
+    """The index of a configuration's log, or of the one in `directory`; close it. Raises StoreUnavailable."""
+    from securellm.accounts.node import load_node
+
+    return AuditIndex(directory or config.log_dir, config.database.place, load_node(config))
 
 
 def _next_place(days: list[DayFile], before: "Position | None") -> tuple[DayFile | None, int]:

@@ -9,8 +9,8 @@ from securellm.config import Config
 
 
 @asynccontextmanager
-async def open_audit(config: Config) -> AsyncIterator[AuditLog | None]:
-    """The log, closed at the end; None when `audit.enabled` is false. Raises ConfigError."""
+async def open_audit(config: Config, slot: int = 1) -> AsyncIterator[AuditLog | None]:
+    """The log of a writer slot, closed at the end; None when `audit.enabled` is false. Raises ConfigError."""
     if not config.audit.enabled:
         yield None
         return
@@ -22,6 +22,7 @@ async def open_audit(config: Config) -> AsyncIterator[AuditLog | None]:
         mode="relaxed" if config.audit.mode == "relaxed" else "strict",
         retention_days=config.audit.retention_days,
         commit_timeout_s=config.audit.commit_timeout_s,
+        slot=slot,
         checkpoint_copy=config.audit.checkpoint_copy,
         longest_request_s=config.timeouts.total_s,
     )

@@ -80,6 +80,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     action: str | None = None
     count: int | None = None
     detail: dict[str, str | int] | None = None
+    saved_nusd: int | None = None
+    overrun_nusd: int | None = None
 
 
 def encode_line(record: Record, *, seq: int, slot: int, prev: str) -> bytes:

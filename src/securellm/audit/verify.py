@@ -87,6 +87,8 @@ FIELDS = [
     "action",
     "count",
     "detail",
+    "saved_nusd",
+    "overrun_nusd",
 ]
 
 _TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"

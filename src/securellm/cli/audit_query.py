@@ -1,6 +1,7 @@
 """`securellm audit query`: find requests and events, by the index where it is there, else in the files."""
 
 from collections import deque
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,19 +55,17 @@ def query(limit: int, every: bool, from_files: bool, as_json: bool, config_path:
 
 def _ask_index(config: Config, directory: Path, filters: Filters, limit: int) -> list[dict[str, Any]] | None:
     """The index's answer; None when there is none, or it is too far behind. Raises OSError."""
-    from securellm.audit.index import AuditIndex  # not at the top: it takes long to load
+    from securellm.audit.index import open_index  # not at the top: it takes long to load
 
-    if not config.database.path.exists():
+    if config.database.server is None and not config.database.path.exists():
         return None
-    index = AuditIndex(directory, config.database.path)
     try:
-        if index.fill(within_s=CATCH_UP_S):
-            return index.find(filters, limit)
+        with closing(open_index(config, directory)) as index:
+            if index.fill(within_s=CATCH_UP_S):
+                return index.find(filters, limit)
         click.echo("The index is far behind; reading the files. securellm audit rebuild fills it.", err=True)
     except StoreUnavailable as exc:
         click.echo(f"The index cannot be used ({exc.message}); reading the files.", err=True)
-    finally:
-        index.close()
     return None
 
 

@@ -21,7 +21,9 @@ class Command(NamedTuple):
 COMMANDS: dict[str, Command] = {
     "serve": Command("serve", "Start the gateway."),
     "check-config": Command("check_config", "Find every mistake in the configuration."),
-    "keys": Command("keys", "Make, list and revoke the keys of callers."),
+    "keys": Command("keys", "Make, list, rotate and revoke the keys of callers."),
+    "users": Command("users", "Keep the users and teams that keys belong to."),
+    "budgets": Command("budgets", "Set and show what keys, users and teams may spend."),
     "audit": Command("audit", "Read, check and keep the audit log."),
     "prices": Command("prices", "List, import and check the prices of models."),
     "chat": Command("chat", "Ask a model through the gateway."),
@@ -32,7 +34,7 @@ COMMANDS: dict[str, Command] = {
 }
 
 
-LATER = ("users", "budgets", "explain", "bench")
+LATER = ("explain", "bench")
 # Commands of later versions, which are told apart from typing errors.
 
 

@@ -1,77 +1,130 @@
-"""`securellm keys`: make, list and revoke the keys of callers, in the store, whether the gateway runs or not."""
+"""`securellm keys`: make, list, rotate and revoke the keys of callers, whether the gateway runs or not."""
 
 import json
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from typing import Any
 
 import click
 
-from securellm.accounts.keys import ROLES, KeyRecord, parse_key
-from securellm.accounts.store import Store
-from securellm.cli.settings import config_option, load_or_explain
-from securellm.errors import StoreUnavailable
+from securellm.accounts.keys import ROLES, KeyRecord, MintedKey, parse_key
+from securellm.chat import Endpoint, Grants
+from securellm.cli.accounts_options import (
+    actor,
+    date,
+    json_option,
+    now_s,
+    opened,
+    parse_expiry_s,
+    parse_lifetime_s,
+    plain_rates,
+    print_facts,
+    print_list,
+    rate_options,
+    read_rates,
+)
+from securellm.cli.settings import config_option
 
-MAX_NAME_CHARS = 128
-
-_LIFETIME = re.compile(r"(\d{1,6})([hdwy])", re.ASCII)
-_UNIT_S = {"h": 3600, "d": 86_400, "w": 604_800, "y": 31_536_000}
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+COLUMNS = {"id": 10, "state": 9, "role": 10, "created_at": 22, "expires_at": 22, "user": 16, "name": 0}
 
 
 @click.group()
 def keys() -> None:
-    """Make, list and revoke the keys of callers. A running gateway takes a change within 2 s."""
+    """Make, list, rotate and revoke the keys of callers. A running gateway takes a change within 2 s."""
 
 
 @keys.command()
 @click.option("--name", default="", help="Whose key it is; shown in lists and in the audit.")
+@click.option("--user", "user_id", metavar="ID", help="The user that it belongs to: securellm users.")
+@click.option("--team", "team_id", metavar="ID", help="The team that it belongs to, else its user's.")
 @click.option("--role", type=click.Choice(ROLES), default="user", show_default=True, help="What it may do.")
 @click.option("--expires", metavar="WHEN", help="A lifetime (12h, 30d, 8w, 1y) or a day (2027-01-31, UTC).")
-@_json_option
+@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Only these, like openai/gpt-5 or openai/*.")
+@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Only this provider; may be repeated.")
+@click.option(
+    "--endpoint",
+    "endpoints",
+    multiple=True,
+    type=click.Choice([endpoint.value for endpoint in Endpoint]),
+    help="Only at this door; may be repeated.",
+)
+@click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from these, like 10.0.0.0/8.")
+@rate_options
+@json_option
 @config_option
-def create(name: str, role: str, expires: str | None, as_json: bool, config_path: str | None) -> None:
+def create(
+    name: str,
+    user_id: str | None,
+    team_id: str | None,
+    role: str,
+    expires: str | None,
+    models: tuple[str, ...],
+    providers: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    networks: tuple[str, ...],
+    as_json: bool,
+    config_path: str | None,
+    **rates: Any,
+) -> None:
     """Make a key and print it. It is shown this once; only its id is ever shown again."""
-    if len(name) > MAX_NAME_CHARS or not name.isprintable():
-        raise click.BadParameter(f"expected at most {MAX_NAME_CHARS} printable characters", param_hint="--name")
-    now_s = int(time.time())
-    expires_at_s = parse_expiry_s(expires, now_s) if expires else None
-    with _opened(config_path) as store:
-        minted = store.create_key(name, role, expires_at_s=expires_at_s)
+    expires_at_s = parse_expiry_s(expires, now_s()) if expires else None
+    with opened(config_path) as store:
+        minted = store.create_key(
+            name,
+            role,
+            expires_at_s=expires_at_s,
+            user_id=user_id,
+            team_id=team_id,
+            grants=Grants(models or None, providers or None, endpoints or None, networks or None),
+            rates=read_rates(**rates),
+            actor=actor(),
+        )
     if minted is None:
         raise click.ClickException("the key was not made")
-    if as_json:
-        shown = {"id": minted.id, "key": minted.text, "name": name, "role": role, "expires_at": _date(expires_at_s)}
-        click.echo(json.dumps(shown))
-        return
-    until = f", until {_date(expires_at_s)}" if expires_at_s else ""
-    click.echo(minted.text)
-    click.echo(f"Key {minted.id}, role {role}{until}. It is shown this once: keep it now.", err=True)
+    until = f", until {date(expires_at_s)}" if expires_at_s else ""
+    facts = {"name": name, "role": role, "expires_at": date(expires_at_s)}
+    _print_key(minted, facts, f"Key {minted.id}, role {role}{until}.", as_json=as_json)
 
 
 @keys.command("list")
-@_json_option
+@click.option("--user", "user_id", metavar="ID", help="Only those of a user.")
+@click.option("--team", "team_id", metavar="ID", help="Only those of a team; those of its users are theirs.")
+@json_option
 @config_option
-def list_keys(as_json: bool, config_path: str | None) -> None:
+def list_keys(user_id: str | None, team_id: str | None, as_json: bool, config_path: str | None) -> None:
     """List the keys by id: never the keys themselves."""
-    with _opened(config_path) as store:
-        table = store.read_keys()
-    records = table.records if table else ()
-    now_s = time.time()
-    if as_json:
-        click.echo(json.dumps([_shown(record, now_s) for record in records]))
-        return
-    if not records:
-        click.echo("No keys yet. Make one: securellm keys create")
-        return
-    click.echo(f"{'id':<10}{'state':<9}{'role':<10}{'created':<22}{'expires':<22}name")
-    for record in records:
-        created, expires = _date(record.created_at_s), _date(record.expires_at_s) or "never"
-        state = record.state(now_s)
-        click.echo(f"{record.id:<10}{state:<9}{record.role:<10}{created:<22}{expires:<22}{record.name}".rstrip())
+    with opened(config_path) as store:
+        records = store.list_keys(user_id=user_id, team_id=team_id)
+    shown = [_shown(record) for record in records]
+    if not as_json:
+        shown = [{**one, "expires_at": one["expires_at"] or "never"} for one in shown]
+    print_list(shown, COLUMNS, "No keys yet. Make one: securellm keys create", as_json=as_json)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@json_option
+@config_option
+def show(key_id: str, as_json: bool, config_path: str | None) -> None:
+    """Show what a key belongs to and may do."""
+    with opened(config_path) as store:
+        record = store.find_key(_id_of(key_id))
+    print_facts(_shown(record), as_json=as_json)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--overlap", default="1h", show_default=True, metavar="TIME", help="How long the old one stays good.")
+@json_option
+@config_option
+def rotate(key_id: str, overlap: str, as_json: bool, config_path: str | None) -> None:
+    """Give a key a new secret and print it; id, limits and budgets stay, and the old one is good for a while."""
+    overlap_s = parse_lifetime_s(overlap, "--overlap") if overlap != "0" else 0
+    with opened(config_path) as store:
+        minted = store.rotate_key(_id_of(key_id), overlap_s=overlap_s, actor=actor())
+    until = date(now_s() + overlap_s)
+    note = f"until {until}" if overlap_s else "no longer"
+    facts = {"previous_until": until if overlap_s else None}
+    _print_key(minted, facts, f"Key {minted.id} is rotated; the old one is good {note}.", as_json=as_json)
 
 
 @keys.command()
@@ -79,9 +132,9 @@ def list_keys(as_json: bool, config_path: str | None) -> None:
 @config_option
 def revoke(key_id: str, config_path: str | None) -> None:
     """Revoke a key, for good. ID is its eight characters; the whole key is understood, too."""
-    wanted = parse_key(key_id) or key_id
-    with _opened(config_path) as store:
-        revoked = store.revoke_key(wanted)
+    wanted = _id_of(key_id)
+    with opened(config_path) as store:
+        revoked = store.revoke_key(wanted, actor=actor())
     if not revoked:
         # An argument that is not an id may be a secret: it is not repeated.
         which = wanted if re.fullmatch("[a-z2-7]{8}", wanted) else "with that id"
@@ -89,46 +142,32 @@ def revoke(key_id: str, config_path: str | None) -> None:
     click.echo(f"Key {wanted} is revoked; a running gateway refuses it within 2 s.")
 
 
-def parse_expiry_s(text: str, now_s: int) -> int:
-    """Unix seconds of a lifetime from now or of the start of a day in UTC. Raises BadParameter."""
-    lifetime = _LIFETIME.fullmatch(text)
-    try:
-        if lifetime:
-            expires_at_s = now_s + int(lifetime[1]) * _UNIT_S[lifetime[2]]
-        else:
-            expires_at_s = int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-        datetime.fromtimestamp(expires_at_s, UTC)
-    except (ValueError, OverflowError):
-        expected = "expected a lifetime (12h, 30d, 8w, 1y) or a day (2027-01-31)"
-        raise click.BadParameter(f"got {text!r}, {expected}", param_hint="--expires") from None
-    if expires_at_s <= now_s:
-        raise click.BadParameter(f"got {text!r}, which is not in the future", param_hint="--expires")
-    return expires_at_s
+def _id_of(text: str) -> str:
+    return parse_key(text) or text
 
 
-@contextmanager
-def _opened(config_path: str | None) -> Iterator[Store]:
-    """The store of the configuration; when it cannot be used, what to do about it."""
-    store = Store(load_or_explain(config_path))
-    try:
-        yield store
-    except StoreUnavailable as exc:
-        raise click.ClickException(f"the key store cannot be used: {exc.message}") from None
-    finally:
-        store.close()
+def _print_key(minted: MintedKey, facts: dict[str, Any], note: str, *, as_json: bool) -> None:
+    """The key alone on standard output, so that a script can take it; the note is for people."""
+    if as_json:
+        click.echo(json.dumps({"id": minted.id, "key": minted.text, **facts}))
+        return
+    click.echo(minted.text)
+    click.echo(f"{note} It is shown this once: keep it now.", err=True)
 
 
-def _shown(record: KeyRecord, now_s: float) -> dict[str, str | None]:
+def _shown(record: KeyRecord) -> dict[str, Any]:
+    grants = {name: getattr(record.grants, name) for name in Grants.__struct_fields__}
     return {
         "id": record.id,
         "name": record.name,
         "role": record.role,
-        "state": record.state(now_s),
-        "created_at": _date(record.created_at_s),
-        "expires_at": _date(record.expires_at_s),
-        "revoked_at": _date(record.revoked_at_s),
+        "state": record.state(now_s()),
+        "created_at": date(record.created_at_s),
+        "expires_at": date(record.expires_at_s),
+        "revoked_at": date(record.revoked_at_s),
+        "user": record.user_id,
+        "team": record.team_id,
+        **{name: list(granted) if granted is not None else None for name, granted in grants.items()},
+        "rates": plain_rates(record.rates),
+        "rotated_until": date(record.previous_until_s),
     }
-
-
-def _date(seconds: int | None) -> str | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

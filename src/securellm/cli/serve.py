@@ -5,10 +5,12 @@ refused. What is printed at the start goes to standard output, the log to standa
 """
 
 import gc
+import logging
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -16,22 +18,26 @@ import click
 from securellm import __version__
 from securellm.cli.settings import check_prices, check_routes, config_option, load_or_explain
 from securellm.config import Config
-from securellm.errors import SecureLLMError
-from securellm.telemetry.logs import open_logs
+from securellm.errors import ConfigError, SecureLLMError
+from securellm.telemetry.logs import add_field, add_secrets, open_logs, open_outlet
 
 if TYPE_CHECKING:
     from securellm.runtime import Runtime
+    from securellm.workers.supervisor import Start
 
 OLLAMA_ANSWERS_WITHIN_S = 0.3  # it is on this machine or not at all; the start does not wait for longer
 GARBAGE_AT_OBJECTS = 10_000  # some thirty requests' worth; python's 700 would be two
 DEMO_MODEL = "demo/echo"
 SHOWN_PROVIDERS = 8
 
+_log = logging.getLogger("securellm.cli")
+
 
 @click.command()
 @config_option
 @click.option("--host", help="Address to listen on, in place of server.host.")
 @click.option("--port", help="Port to listen on, in place of server.port; 0 takes a free one.")
+@click.option("--workers", help="Processes that share the port, in place of server.workers.")
 @click.option(
     "--lane",
     type=click.Choice(["auto", "reference", "express"]),
@@ -39,12 +45,12 @@ SHOWN_PROVIDERS = 8
     show_default=True,
     help="Which edge serves: the compiled one (express) or the plain one; auto takes express where it was built.",
 )
-def serve(config_path: str | None, host: str | None, port: str | None, lane: str) -> None:
+def serve(config_path: str | None, host: str | None, port: str | None, workers: str | None, lane: str) -> None:
     """Start the gateway and serve until SIGTERM or Ctrl-C.
 
-    Both let open requests finish; a second one stops at once.
+    Both let open requests finish; a second one stops at once. SIGHUP reads the configuration again.
     """
-    given = {"server.host": host, "server.port": port}
+    given = {"server.host": host, "server.port": port, "server.workers": workers}
     flags = {name: text for name, text in given.items() if text is not None}
     config = load_or_explain(config_path, flags)
     sockets = _bind(config)
@@ -52,13 +58,58 @@ def serve(config_path: str | None, host: str | None, port: str | None, lane: str
         check_lane(lane)
         check_routes(config)
         check_prices(config)
+        found: tuple[str, ...] = ()
         if _may_use_ollama(config):
-            config = load_or_explain(config_path, flags, found=("ollama",))
+            found = ("ollama",)
+            config = load_or_explain(config_path, flags, found)
+        load = partial(_load_again, config_path, flags, found)
         with open_logs(config.telemetry.log_level, config.secrets()):
-            _serve(config, sockets, lane)
+            for warning in config.warnings:
+                _log.warning("configuration: %s", warning)
+            if config.server.workers == 1:
+                _serve(config, sockets, lane, load)
+            else:
+                _supervise(config, sockets, lane, load)
     finally:
         for bound in sockets:
             bound.close()
+
+
+def _load_again(config_path: str | None, flags: Mapping[str, str], found: tuple[str, ...]) -> Config:
+    """What a start would read now, with every check of a start. Raises SecureLLMError."""
+    try:
+        config = load_or_explain(config_path, flags, found)
+        check_routes(config)
+        check_prices(config)
+    except click.ClickException as exc:
+        raise ConfigError(exc.message) from exc
+    add_secrets(config.secrets())
+    return config
+
+
+def _supervise(config: Config, sockets: list[socket.socket], lane: str, load: Callable[[], Config]) -> None:
+    """Serve with several processes. Raises Exit with the code that tells the truth about them."""
+    from securellm.workers.directory import open_run_directory
+    from securellm.workers.supervisor import Start, Supervisor
+
+    def work(start: Start) -> int:
+        add_field("worker", start.place.slot)
+        try:
+            _serve(start.config, sockets, lane, load, start)
+        except click.ClickException as exc:
+            exc.show()
+            return exc.exit_code
+        except click.exceptions.Exit as exc:
+            return exc.exit_code
+        return 0
+
+    try:
+        with open_run_directory(config.state_dir) as run_dir:
+            code = Supervisor(config, sockets, run_dir, work=work, load=load).run()
+    except SecureLLMError as exc:
+        raise click.ClickException(exc.message) from exc
+    if code:
+        raise click.exceptions.Exit(code)
 
 
 def check_lane(wanted: str) -> None:
@@ -109,15 +160,16 @@ def _answers(base_url: str | None) -> bool:
         connection.close()
 
 
-def _serve(config: Config, sockets: list[socket.socket], lane: str) -> None:
+def _serve(
+    config: Config,
+    sockets: list[socket.socket],
+    lane: str,
+    load: Callable[[], Config],
+    start: "Start | None" = None,
+) -> None:
     """Serve until told to stop. Raises ClickException for what the operator can mend, Exit after a logged defect."""
-    import logging
-
-    log = logging.getLogger("securellm.cli")
-    for warning in config.warnings:
-        log.warning("configuration: %s", warning)
     try:
-        _open_and_serve(config, sockets, lane)
+        _open_and_serve(config, sockets, lane, load, start)
     except BaseException as raised:
         error = _innermost(raised)
         if isinstance(error, SecureLLMError):
@@ -125,30 +177,40 @@ def _serve(config: Config, sockets: list[socket.socket], lane: str) -> None:
         if not isinstance(error, Exception):
             raise error from None  # Ctrl-C before the server was there to take it
         # Told here, as the log's cleaning ends with the log: the interpreter would show the traceback as it is.
-        log.critical("stopped by an error that nobody handled", exc_info=raised)
+        _log.critical("stopped by an error that nobody handled", exc_info=raised)
         raise click.exceptions.Exit(1) from raised
 
 
-def _open_and_serve(config: Config, sockets: list[socket.socket], wanted: str) -> None:
+def _open_and_serve(
+    config: Config, sockets: list[socket.socket], wanted: str, load: Callable[[], Config], start: "Start | None"
+) -> None:
     import trio
 
     from securellm import runtime, server
     from securellm.accounts.store import ensure_first_key
+    from securellm.workers.place import ALONE
+    from securellm.workers.worker import Link
 
-    banner = Banner(config, ensure_first_key(config))
+    announces = start is None or start.announces
+    banner = Banner(config, ensure_first_key(config)) if announces else None
 
     async def main() -> None:
         lane = server.open_lane(wanted)
+        link = Link(start.link) if start is not None else None
+        status = banner if banner is not None else trio.TASK_STATUS_IGNORED
 
         async def body(opened: "Runtime") -> None:
-            await server.serve(opened, sockets=sockets, lane=lane, task_status=banner)
+            await server.serve(opened, sockets=sockets, lane=lane, load=load, link=link, task_status=status)
 
-        await runtime.run(config, body, open_client=lane.open_client)
+        place = start.place if start is not None else ALONE
+        await runtime.run(config, body, place, open_client=lane.open_client)
 
     try:
-        trio.run(main)
+        with open_outlet():
+            trio.run(main)
     finally:
-        banner.show_what_would_be_lost()
+        if banner is not None:
+            banner.show_what_would_be_lost()
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ from securellm.config.sources import Sources
 from securellm.config.table import Path, dotted
 
 LOOPBACK_NAMES = ("localhost", "::1", "0.0.0.0", "::", "")  # beside 127.*
+RATES = ("rpm", "burst", "tpm", "concurrent")  # what `<provider>_` can be followed by in [rate_limit]
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-_")
 
 Enabled = Callable[[str], bool]
@@ -17,7 +18,7 @@ Enabled = Callable[[str], bool]
 def check_all(sources: Sources) -> None:
     """Add to `sources` every mistake that shows only when settings are seen together."""
     _check_built(sources)
-    _check_rate_aliases(sources)
+    _check_rates(sources)
     _check_same(sources, ("server", "request_timeout_secs"), ("timeouts", "total_s"))
     _check_providers(sources)
     _check_models(sources)
@@ -71,37 +72,44 @@ def _check_target(
     sources.add_mistake(path, "leads to no configured provider; expected <provider>/<model>", hint)
 
 
+def rate_of(sources: Sources, key: str) -> tuple[str, str] | None:
+    """The provider and the kind of rate that a key of `[rate_limit]` names, None when it names none."""
+    provider, _, what = key.rpartition("_")
+    by_name = {name.replace("-", "_"): name for name in sources.providers()}
+    owner = by_name.get(provider.replace("-", "_"))
+    return (owner, what) if owner is not None and what in RATES else None
+
+
 def _check_built(sources: Sources) -> None:
-    limits_off = sources.value("rate_limit", "enabled") is False
     for path, entry in list(sources.entries.items()):
         setting = entry.setting
         if setting.only is not None and entry.value != setting.only:
             only = str(setting.only).lower()
             sources.add_mistake(path, f"not built in this version; remove it, or set it to {only}")
-        if setting.built or entry.literal:
-            continue
-        about_limits = path[0] == "rate_limit" or path[-1] == "rate_limit_per_minute"
-        if about_limits and limits_off:
-            continue
-        hint = " (or set rate_limit.enabled = false)" if about_limits else ""
-        sources.add_mistake(path, f"known, but not built in this version; remove it{hint}")
+        if not setting.built and not entry.literal:
+            sources.add_mistake(path, "known, but not built in this version; remove it")
 
 
-def _check_rate_aliases(sources: Sources) -> None:
+def _check_rates(sources: Sources) -> None:
     known = sources.providers()
-    by_name = {name.replace("-", "_"): name for name in known}
-    for path in [path for path in sources.entries if path[0] == "rate_limit" and len(path) == 2]:
-        key = path[1]
-        if key in ("enabled", "store"):
-            continue
-        provider, _, what = key.rpartition("_")
-        owner = by_name.get(provider.replace("-", "_"))
-        if what not in ("rpm", "burst") or owner is None:
-            names = [f"{name}_{kind}" for name in by_name for kind in ("rpm", "burst")]
-            near = nearest_name(key, ["enabled", "store", *names])
+    given = [path for path, entry in sources.entries.items() if entry.setting.path == ("rate_limit", "*")]
+    for path in given:
+        rate = rate_of(sources, path[1])
+        if rate is None:
+            names = [f"{name}_{kind}" for name in known for kind in RATES]
+            near = nearest_name(path[1], ["enabled", "store", "shadow", "when_unreachable", *names])
             sources.add_mistake(path, "unknown setting", f"rate_limit.{near}" if near else None)
-        elif what == "rpm":
-            _check_same(sources, ("providers", owner, "rate_limit_per_minute"), path)
+        elif rate[1] == "rpm":
+            _check_same(sources, ("providers", rate[0], "rate_limit_per_minute"), path)
+    for path in [path for path in sources.sections if len(path) == 3 and path[:2] == ("rate_limit", "models")]:
+        provider, _, model = path[2].partition("/")
+        if provider not in known or not model:
+            sources.add_mistake(path, 'names no configured provider; expected [rate_limit.models."<provider>/<model>"]')
+    store = sources.value("rate_limit", "store")
+    if store == "redis" and not sources.was_given(("redis", "url")):
+        sources.add_mistake(("rate_limit", "store"), "is redis, and there is no redis.url")
+    if sources.value("cache", "store") == "redis" and not sources.was_given(("redis", "url")):
+        sources.add_mistake(("cache", "store"), "is redis, and there is no redis.url")
 
 
 def _check_same(sources: Sources, left: Path, right: Path) -> None:

@@ -58,11 +58,13 @@ targets = ["my-box/llama-3", "anthropic/claude-sonnet-4-5"]
   an error that names the variable.
 - **Lists** in the environment are separated by commas. An environment variable that is empty counts as unset.
 - **Not built.** Settings marked *not built* are known, but this version has no such feature, so they are refused; in
-  the environment, where they may be meant for another program, `REDIS_URL` and `OTLP_ENDPOINT` only warn.
+  the environment, where it may be meant for another program, `OTLP_ENDPOINT` only warns.
 """
 
 _SECTION_NOTES: dict[str, str] = {
-    "database": """The store is SQLite. `sqlite:models.db` is relative to the working directory,
+    "database": """The store is a SQLite file, or a PostgreSQL server where several machines share it
+([operations.md](operations.md#postgresql)); a server needs `security.pepper`, and a URL with a password in it must be a
+secret reference as a whole. `sqlite:models.db` is relative to the working directory,
 `sqlite:/srv/models.db` and `sqlite:////srv/models.db` are absolute. With three slashes `sqlite:///srv/models.db` is
 absolute, as sqlx reads it; a bare file name (`sqlite:///models.db`) and any URL with a driver
 (`sqlite+pysqlite:///srv/models.db`) are relative, as SQLAlchemy reads them. A store in memory is refused: every key
@@ -76,7 +78,11 @@ have it.
 
 `demo` is enabled without a file, else by `enabled = true`; it takes no other setting. A `base_url` has a scheme, a
 host, and perhaps a port and a path; no user name, no query, and not the gateway's own address.""",
-    "rate_limit": "`<provider>_rpm` is the same as `rate_limit_per_minute` in the provider's section.",
+    "rate_limit": """`<provider>_rpm` is the same as `rate_limit_per_minute` in the provider's section. Without a word
+on them, deepseek has 60 requests a minute and a burst of 10, openai 3500 and 100, anthropic 50 and 5, ollama and
+llamacpp 10,000 and 1,000; others have no limit. A key, user or team can have its own, see [limits.md](limits.md).""",
+    "budgets": """A key, user or team can have its own budget, see [limits.md](limits.md); these hold for all that have
+none. A request that does not fit is refused with 402 before any provider is asked.""",
     'models."<provider>/<model>"': 'What is known of a model; `"<provider>/*"` stands for all of a provider.',
     "aliases": "An alias goes before everything else that a model's name could mean; it leads to a model.",
     "security.tls": "Both paths or none.",

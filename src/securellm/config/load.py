@@ -12,16 +12,15 @@ from pathlib import Path
 import msgspec
 
 from securellm.config import checks, table
-from securellm.config.database import read_database_url
+from securellm.config.database import is_server_url, read_database_url, shown_url
 from securellm.config.lines import locate_keys
-from securellm.config.mistakes import ConfigMistakes, Mistake, shown
+from securellm.config.mistakes import ConfigMistakes, Mistake, WrongValue, shown
 from securellm.config.places import choose_log_dir, choose_state_dir
-from securellm.config.secrets import Secret, SecretMissing, resolve_reference
+from securellm.config.secrets import Secret, SecretMissing, is_reference, resolve_reference
 from securellm.config.show import epoch_of
 from securellm.config.sources import Sources
 from securellm.config.table import Kind
-from securellm.config.tree import Config, Server, Timeouts
-from securellm.config.values import WrongValue
+from securellm.config.tree import DEFAULT_RATES, Config, Rates, Server, Timeouts
 
 DEFAULT_CONFIG_PATH = "/etc/securellm/config.toml"
 SHORT_KEY_CHARACTERS = 16  # 64 bits in hex digits; keys that we make have 256 bits
@@ -99,12 +98,17 @@ class _Loading:
 
     def build(self) -> Config:
         for path, entry in list(self.sources.entries.items()):
-            if entry.setting.built and entry.setting.kind not in (Kind.SECRET, Kind.SECRETS):
+            if entry.setting.built and entry.setting.kind not in (
+                Kind.SECRET,
+                Kind.SECRETS,
+                Kind.SECRET_URL,
+            ):
                 self._put(path, entry.value)
         self._put_total_timeout()
         self._put_places()
         self._put_providers()
         self._put_keys()
+        self._put_rates()
         self._check_listener()
         checks.check_routes(self.sources, self._is_enabled, self._owners)
         if self.sources.mistakes:
@@ -138,19 +142,30 @@ class _Loading:
         copy = self.sources.value("audit", "checkpoint_copy")
         if isinstance(copy, str):
             self._put(("audit", "checkpoint_copy"), Path(copy).expanduser().absolute())
-        url = self.sources.value("database", "url")
-        path = state_dir / "models.db"
-        if isinstance(url, str):
-            try:
-                path = Path(read_database_url(url)).absolute()
-            except WrongValue as exc:
-                self.sources.add_mistake(("database", "url"), str(exc))
-        self._put(("database", "path"), path)
-        self._put(("database", "url"), f"sqlite:///{path}")
+        self._put_store(state_dir)
         for key in ("cert_path", "key_path"):
             given = self.sources.value("security", "tls", key)
             if isinstance(given, str):
                 self._put(("security", "tls", key), self._existing_file(("security", "tls", key), given))
+
+    def _put_store(self, state_dir: Path) -> None:
+        """The file or the server that the URL names. Machines that share a server must share the pepper, too."""
+        given = self._secret(("database", "url"))
+        path = state_dir / "models.db"
+        if given is not None and is_server_url(given.reveal()):
+            self._put(("database", "server"), given)
+            self._put(("database", "url"), shown_url(given.reveal()))
+            if not self.sources.was_given(("security", "pepper")):
+                message = "a PostgreSQL server needs security.pepper as env:NAME or file:PATH, the same everywhere"
+                self.sources.add_mistake(("database", "url"), message)
+        else:
+            if given is not None:
+                try:
+                    path = Path(read_database_url(given.reveal())).absolute()
+                except WrongValue as exc:
+                    self.sources.add_mistake(("database", "url"), str(exc))
+            self._put(("database", "url"), f"sqlite:///{path}")
+        self._put(("database", "path"), path)
 
     def _existing_file(self, path: tuple[str, ...], given: str) -> Path:
         file = self._beside() / given
@@ -243,6 +258,25 @@ class _Loading:
             if path[-1] == "base_url" and checks.is_own_listener(str(entry.value), str(host), port):
                 self.sources.add_mistake(path, "is the gateway's own address; requests would go round in a circle")
 
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    def _put_rates(self) -> None:
+        """What is said of each provider, under either name, over the defaults."""
+        rates: dict[str, dict[str, int | None]] = {
+            name: msgspec.structs.asdict(DEFAULT_RATES.get(name, Rates())) for name in self.sources.providers()
+        }
+        for path, entry in self.sources.entries.items():
+            if path[0] == "rate_limit" and len(path) == 2 and checks.rate_of(self.sources, path[1]) is not None:
+                provider, what = checks.rate_of(self.sources, path[1]) or ("", "")
+            elif path[0] == "providers" and path[-1] == "rate_limit_per_minute":
+                provider, what = path[1], "rpm"
+            else:
+                continue
+            rates[provider][what] = entry.value if isinstance(entry.value, int) else None
+            if what == "rpm" and ("rate_limit", f"{provider}_burst") not in self.sources.entries:
+                rates[provider]["burst"] = None  # the default burst belongs to the default rate
+        self._put(("rate_limit", "providers"), rates)
+
     # -- secrets -------------------------------------------------------------------------------------------------
 
     def _put_keys(self) -> None:
@@ -252,7 +286,7 @@ class _Loading:
             if any(key is not None and len(key.reveal()) < SHORT_KEY_CHARACTERS for key in keys):
                 self.sources.warnings.append("a key of callers is so short that it can be guessed; make better ones")
             self._put(("security", "api_keys"), tuple(key for key in keys if key is not None))
-        for path in (("security", "pepper"), ("audit", "signing_key"), ("audit", "content_key")):
+        for path in (("security", "pepper"), ("audit", "signing_key"), ("audit", "content_key"), ("redis", "url")):
             secret = self._secret(path)
             if secret is not None:
                 self._put(path, secret)
@@ -261,7 +295,8 @@ class _Loading:
         entry = self.sources.entries.get(path)
         if entry is None:
             return None
-        return self._resolved(path, str(entry.value), entry.literal)
+        plain_url = entry.setting.kind is Kind.SECRET_URL and not is_reference(str(entry.value))
+        return self._resolved(path, str(entry.value), entry.literal or plain_url)
 
     def _resolved(self, path: tuple[str, ...], value: str, literal: bool) -> Secret | None:
         if literal:

@@ -12,6 +12,10 @@ from securellm.errors import ConfigError
 SHOWN_CHARACTERS = 10  # shorter than any prefix of a secret that would be worth having
 
 
+class WrongValue(ValueError):
+    """A value that its setting cannot have; the text says what was got and what was expected."""
+
+
 class Mistake(msgspec.Struct, frozen=True):
     """One mistake. `place` is the dotted path or the environment variable; `line` counts from 1 in the file."""
 

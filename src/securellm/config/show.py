@@ -21,7 +21,8 @@ def epoch_of(config: Config) -> str:
 def effective(config: Config) -> dict[str, object]:
     """The tree as plain values; secrets are `***`."""
     plain = msgspec.to_builtins(config, enc_hook=_plain)
-    del plain["database"]["path"]  # said by its url
+    for said_by_its_url in ("path", "server"):
+        del plain["database"][said_by_its_url]
     return {key: value for key, value in plain.items() if key not in _NOT_EFFECTIVE}
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import msgspec
 
 from securellm.config import table
-from securellm.config.mistakes import Mistake, nearest_name, shown
+from securellm.config.mistakes import Mistake, WrongValue, nearest_name, shown
 from securellm.config.table import BY_PATH, CHILDREN, Path, Setting, dotted, pattern_of, provider_variable
-from securellm.config.values import WrongValue, check, read_text
+from securellm.config.values import check, read_text, url_of_service
 
 PROVIDER_VARIABLES = {"ENABLED": "enabled", "API_KEY": "api_key", "BASE_URL": "base_url"}
 DEFAULT = "default"  # a single value in the place of a table that has this key stands for this key
@@ -137,6 +137,8 @@ class Sources:
         try:
             if literal and setting.kind in (table.Kind.SECRET, table.Kind.SECRETS):
                 checked = _literal_secrets(setting, value)
+            elif literal and setting.kind is table.Kind.SECRET_URL:
+                checked = url_of_service(setting, str(value))
             else:
                 checked = check(setting, value)
         except WrongValue as exc:

@@ -24,6 +24,7 @@ class Kind(enum.Enum):
     CHOICE = "one of"
     PATH = "path"
     URL = "URL"
+    SECRET_URL = "URL, or secret reference"
     SECRET = "secret reference"
     TEXTS = "list of texts"
     SECRETS = "list of secret references"
@@ -53,7 +54,11 @@ class Setting(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """The dotted path, with `<name>`, `<provider>/<model>` and the like in the place of `*`."""
-        return dotted(tuple(_PLACEHOLDER.get(self.path[:1], "<name>") if part == "*" else part for part in self.path))
+        names = (
+            _PLACEHOLDER.get(self.path[:place], "<name>") if part == "*" else part
+            for place, part in enumerate(self.path)
+        )
+        return dotted(tuple(names))
 
 
 class BuiltIn(msgspec.Struct, frozen=True):
@@ -87,8 +92,7 @@ _PLACEHOLDER: dict[Path, str] = {
     ("models",): '"<provider>/<model>"',
     ("aliases",): "<alias>",
     ("rate_limit",): "<provider>_rpm",
-    ("budgets",): "<any>",
-    ("cache",): "<any>",
+    ("rate_limit", "models"): '"<provider>/<model>"',
 }
 
 
@@ -118,10 +122,10 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "workers",
             Kind.INT,
-            "Processes that share the port; only 1 is built.",
+            "Processes that share the port, the limits and the budgets.",
             env="SERVER_WORKERS",
             least=1,
-            only=1,
+            most=64,
         ),
         _row(
             "request_timeout_secs",
@@ -192,24 +196,42 @@ SETTINGS: tuple[Setting, ...] = (
         "database",
         _row(
             "url",
-            Kind.URL,
-            "The key store: `sqlite:<path>`; the URL forms of sqlx and SQLAlchemy are both accepted.",
+            Kind.SECRET_URL,
+            "The key store: `sqlite:<path>` or `postgresql://user@host/database`, as sqlx or SQLAlchemy write it.",
             env="DATABASE_URL",
             default_text="`sqlite:<state_dir>/models.db`",
         ),
         _row(
             "max_connections",
             Kind.INT,
-            "For a database server, which is not built; SQLite takes two at most.",
+            "Connections to a database server at most, by each worker; two are used at most, as by SQLite.",
             least=1,
             most=1000,
+        ),
+        _row(
+            "max_stale_s",
+            Kind.SECONDS,
+            "How long known keys go on working while the store does not answer; after that every request is 503.",
+            unit="s",
+            least=0,
         ),
     ),
     *_rows(
         "redis",
-        _row("url", Kind.URL, "Redis.", env="REDIS_URL", built=False, ambient=True),
-        _row("connect_timeout_secs", Kind.SECONDS, "Time to connect to Redis.", unit="s", built=False),
-        _row("ttl_secs", Kind.SECONDS, "How long a cached answer is kept.", unit="s", built=False),
+        _row(
+            "url",
+            Kind.SECRET_URL,
+            "Redis: `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`.",
+            env="REDIS_URL",
+        ),
+        _row(
+            "connect_timeout_secs",
+            Kind.SECONDS,
+            "Time to connect to Redis; no request waits for it.",
+            unit="s",
+            least=0.001,
+        ),
+        _row("ttl_secs", Kind.SECONDS, "How long a cached answer is kept, also in memory.", unit="s", least=1),
     ),
     *_rows(
         "providers.*",
@@ -250,8 +272,7 @@ SETTINGS: tuple[Setting, ...] = (
             Kind.INT,
             "An alias of `rate_limit.<provider>_rpm`; both and different is an error.",
             unit="1/min",
-            least=1,
-            built=False,
+            least=0,
         ),
         _row("max_connections", Kind.INT, "Connections to the provider at one time; further requests wait.", least=1),
         _row("models", Kind.TEXTS, "Ids of models that the provider owns, beside those it tells of itself."),
@@ -271,9 +292,38 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_rows(
         "rate_limit",
-        _row("enabled", Kind.BOOL, "Only `false` is built; the others are then accepted without effect.", only=False),
-        _row("store", Kind.TEXT, "Where the buckets are.", built=False),
-        _row("*", Kind.INT, "`<provider>_rpm` and `<provider>_burst`.", least=1, built=False),
+        _row("enabled", Kind.BOOL, "Whether anything is limited, by rate or by number."),
+        _row(
+            "store",
+            Kind.CHOICE,
+            "Where the counts are: `auto` is redis if `redis.url` is set, shared with several workers, else process.",
+            choices=("auto", "process", "shared", "redis"),
+        ),
+        _row("shadow", Kind.BOOL, "Count and report what would be refused, and refuse nothing."),
+        _row(
+            "when_unreachable",
+            Kind.CHOICE,
+            "Without Redis: `degrade` keeps to this machine's share of the limits, `refuse` answers 503.",
+            choices=("degrade", "refuse"),
+        ),
+        _row("*", Kind.INT, "`<provider>_rpm`, `_burst`, `_tpm` and `_concurrent`; 0 is no limit.", least=0),
+    ),
+    *(
+        row
+        for section, whose in (
+            ("per_key", "a key"),
+            ("per_user", "a user"),
+            ("per_team", "a team"),
+            ("per_model", "a model"),
+            ("models.*", "this model"),
+        )
+        for row in _rows(
+            f"rate_limit.{section}",
+            _row("rpm", Kind.INT, f"Requests of {whose} in a minute; 0 is no limit.", unit="1/min", least=0),
+            _row("burst", Kind.INT, f"Requests of {whose} at once, when it was quiet before.", least=1),
+            _row("tpm", Kind.INT, f"Tokens of {whose} in a minute, in and out; 0 is no limit.", unit="1/min", least=0),
+            _row("concurrent", Kind.INT, f"Requests of {whose} at one time; 0 is no limit.", least=0),
+        )
     ),
     *_rows(
         "models.*",
@@ -317,9 +367,8 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "order",
             Kind.CHOICE,
-            "`list`: the order of targets; `price` is not built.",
+            "`list`: in the order of `targets`; `price`: the cheapest first, free ones before all others.",
             choices=("list", "price"),
-            only="list",
         ),
     ),
     *_rows(
@@ -376,8 +425,40 @@ SETTINGS: tuple[Setting, ...] = (
             least=0,
         ),
     ),
-    *_rows("budgets", _row("*", Kind.ANY, "Budgets.", built=False)),
-    *_rows("cache", _row("*", Kind.ANY, "The cache of answers.", built=False)),
+    *_rows(
+        "budgets",
+        _row("rolling_s", Kind.SECONDS, "The length of a rolling window.", unit="s", least=60),
+        _row(
+            "unknown_max_output_tokens",
+            Kind.INT,
+            "What is reserved for output when neither the request nor the catalogue says how much it can be.",
+            unit="tokens",
+            least=1,
+        ),
+    ),
+    *(
+        row
+        for section, whose in (("per_key", "a key"), ("per_user", "a user"), ("per_team", "a team"))
+        for row in _rows(
+            f"budgets.{section}",
+            _row("usd", Kind.USD, f"What {whose} may spend in a window.", unit="USD", least=0),
+            _row("tokens", Kind.INT, f"Tokens that {whose} may use in a window, in and out.", unit="tokens", least=0),
+            _row("window", Kind.CHOICE, "Calendar days and months are in UTC.", choices=("day", "month", "rolling")),
+        )
+    ),
+    *_rows(
+        "cache",
+        _row("enabled", Kind.BOOL, "Whether answers are kept and given again to the same caller's same question."),
+        _row(
+            "store",
+            Kind.CHOICE,
+            "Where they are: `auto` is redis if `redis.url` is set, else memory.",
+            choices=("auto", "memory", "redis"),
+        ),
+        _row("max_bytes", Kind.INT, "All entries in memory together.", unit="bytes", least=1),
+        _row("max_entry_bytes", Kind.INT, "A longer answer is not kept.", unit="bytes", least=1),
+        _row("tools", Kind.BOOL, "Whether answers that call tools are kept, too."),
+    ),
     *_rows(
         "security",
         _row("api_keys", Kind.SECRETS, "Keys that callers may use, beside those of the store.", env="API_KEYS"),
@@ -389,6 +470,11 @@ SETTINGS: tuple[Setting, ...] = (
             "What keys are hashed with.",
             default_text="`<state_dir>/pepper`, made when missing",
         ),
+        _row(
+            "cut_revoked",
+            Kind.BOOL,
+            "Whether answers that are under way end when their key is revoked or expires; else they are finished.",
+        ),
     ),
     *_rows(
         "security.tls",
@@ -397,7 +483,10 @@ SETTINGS: tuple[Setting, ...] = (
         _row("client_ca_path", Kind.PATH, "Who signs the certificates of callers.", built=False),
         _row("require_client_cert", Kind.BOOL, "Only `false` is built.", only=False),
     ),
-    *_rows("admin", _row("bind", Kind.TEXT, "Where the admin interface listens on TCP.", built=False)),
+    *_rows(
+        "admin",
+        _row("bind", Kind.TEXT, "`host:port` where administration is offered beside `<state_dir>/admin.sock`."),
+    ),
     *_rows(
         "audit",
         _row("enabled", Kind.BOOL, "Whether every request leaves its records."),

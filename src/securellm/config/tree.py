@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from securellm.config.database import Place, passwords_in
 from securellm.config.secrets import Secret
 
 MEBIBYTE_BYTES = 1024 * 1024
@@ -34,18 +35,25 @@ class Server(msgspec.Struct, frozen=True):
 
 
 class Database(msgspec.Struct, frozen=True):
-    """`[database]`: the store of keys. `url` is in SQLAlchemy's form, `path` the SQLite file it names."""
+    """`[database]`: the store of accounts. `url` is for people; what it names is `path`, a SQLite file, or `server`."""
 
     url: str = ""
     max_connections: int = 10
+    max_stale_s: float = 60.0
     path: Path = Path()
+    server: Secret | None = None  # the whole URL, which may hold a password
+
+    @property
+    def place(self) -> Place:
+        """Where the store is: the server's URL, else the file."""
+        return self.path if self.server is None else self.server
 
 
 class Redis(msgspec.Struct, frozen=True):
-    """`[redis]`: not built in this version."""
+    """`[redis]`: what several machines share. No `url`: Redis is not used."""
 
-    url: str | None = None
-    connect_timeout_secs: float | None = None
+    url: Secret | None = None
+    connect_timeout_secs: float = 1.0
     ttl_secs: float = 3600.0
 
 
@@ -75,10 +83,38 @@ class Provider(msgspec.Struct, frozen=True):
     headers_up: tuple[str, ...] = ()
 
 
-class RateLimit(msgspec.Struct, frozen=True):
-    """`[rate_limit]`: not built in this version, so never enabled."""
+class Rates(msgspec.Struct, frozen=True):
+    """Bounds on what one subject may do; None is no bound. `burst` goes with `rpm`, None is a second's worth."""
 
-    enabled: bool = False
+    rpm: int | None = None
+    burst: int | None = None
+    tpm: int | None = None
+    concurrent: int | None = None
+
+
+# What the first users have in force; providers that are not here have no bound of their own.
+DEFAULT_RATES = {
+    "deepseek": Rates(60, 10),
+    "openai": Rates(3500, 100),
+    "anthropic": Rates(50, 5),
+    "ollama": Rates(10_000, 1000),
+    "llamacpp": Rates(10_000, 1000),
+}
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """`[rate_limit]`: how fast. `providers` holds what `<provider>_rpm` and the like say, over `DEFAULT_RATES`."""
+
+    enabled: bool = True
+    store: str = "auto"
+    shadow: bool = False
+    when_unreachable: str = "degrade"
+    per_key: Rates = Rates()
+    per_user: Rates = Rates()
+    per_team: Rates = Rates()
+    per_model: Rates = Rates()
+    models: dict[str, Rates] = msgspec.field(default_factory=dict)
+    providers: dict[str, Rates] = msgspec.field(default_factory=lambda: dict(DEFAULT_RATES))
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -131,12 +167,32 @@ class Drain(msgspec.Struct, frozen=True):
     announce_s: float = 0.0
 
 
+class Allowance(msgspec.Struct, frozen=True):
+    """What one subject may spend in a window of time; None is no bound."""
+
+    usd: float | None = None
+    tokens: int | None = None
+    window: str = "month"
+
+
 class Budgets(msgspec.Struct, frozen=True):
-    """`[budgets]`: not built in this version."""
+    """`[budgets]`: how much. The allowances hold for every subject that has none of its own in the store."""
+
+    rolling_s: float = 30 * 86_400.0
+    unknown_max_output_tokens: int = 32_768
+    per_key: Allowance = Allowance()
+    per_user: Allowance = Allowance()
+    per_team: Allowance = Allowance()
 
 
 class Cache(msgspec.Struct, frozen=True):
-    """`[cache]`: not built in this version."""
+    """`[cache]`: answers that were given before. How long they are kept is `redis.ttl_secs`, in memory as well."""
+
+    enabled: bool = False
+    store: str = "auto"
+    max_bytes: int = 64 * MEBIBYTE_BYTES
+    max_entry_bytes: int = MEBIBYTE_BYTES
+    tools: bool = False
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -154,12 +210,13 @@ class Security(msgspec.Struct, frozen=True):
     api_keys: tuple[Secret, ...] = ()
     require_auth: bool = True
     allowed_origins: tuple[str, ...] = ()
+    cut_revoked: bool = True
     pepper: Secret | None = None
     tls: Tls = Tls()
 
 
 class Admin(msgspec.Struct, frozen=True):
-    """`[admin]`: not built in this version."""
+    """`[admin]`: administration beside `<state>/admin.sock`; `bind` is `host:port`, None for the socket alone."""
 
     bind: str | None = None
 
@@ -233,5 +290,7 @@ class Config(msgspec.Struct, frozen=True):
     def secrets(self) -> list[Secret]:
         """Every secret that the configuration holds, for the redaction of logs."""
         keys = [provider.api_key for provider in self.providers.values()]
-        ours = (self.security.pepper, self.audit.signing_key, self.audit.content_key)
-        return [secret for secret in (*keys, *self.security.api_keys, *ours) if secret is not None]
+        server = self.database.server
+        ours = (self.security.pepper, self.audit.signing_key, self.audit.content_key, self.redis.url, server)
+        passwords = [Secret(password) for password in passwords_in(server.reveal())] if server is not None else []
+        return [secret for secret in (*keys, *self.security.api_keys, *ours, *passwords) if secret is not None]

@@ -7,16 +7,19 @@ eight words, lists are separated by commas, and anything else is an error that n
 import re
 from urllib.parse import urlsplit
 
-from securellm.config.mistakes import shown
+from securellm.config.database import check_database_url, is_server_url, passwords_in
+from securellm.config.mistakes import WrongValue, shown
 from securellm.config.secrets import is_reference
 from securellm.config.table import Kind, Setting
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 
+_REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}(\.[0-9]{1,9})?")
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST_PORT = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]):[0-9]{1,5}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,253})|[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9]+)?|[A-Za-z0-9]")
 
 # Never passed on, whatever the operator says: credentials of the caller and headers of one connection only.
@@ -47,10 +50,6 @@ _NEVER_UP = frozenset(
         "x-securellm-hop",
     )
 )
-
-
-class WrongValue(ValueError):
-    """A value that its setting cannot have; the text says what was got and what was expected."""
 
 
 def read_text(setting: Setting, text: str) -> object:
@@ -93,8 +92,8 @@ def check(setting: Setting, value: object) -> object:
             if value not in setting.choices:
                 raise WrongValue(f"got {shown(value)}, expected one of {', '.join(setting.choices)}")
             return value
-        case Kind.SECRET:
-            return _reference(value)
+        case Kind.SECRET | Kind.SECRET_URL:
+            return _reference(value) if setting.kind is Kind.SECRET else _secret_url(setting, value)
         case Kind.SECRETS | Kind.TEXTS | Kind.ORIGINS | Kind.NETWORKS | Kind.HEADERS:
             return _list(setting, value)
         case Kind.URL:
@@ -104,6 +103,8 @@ def check(setting: Setting, value: object) -> object:
             text = _text(value)
             if setting.path == ("server", "host") and not _HOST.fullmatch(text):
                 raise WrongValue(f"got {shown(text)}, expected an address or a host name")
+            if setting.path == ("admin", "bind") and not _HOST_PORT.fullmatch(text):
+                raise WrongValue(f"got {shown(text)}, expected host:port, like 127.0.0.1:8081")
             return text
         case Kind.PATH:
             return _text(value)
@@ -137,6 +138,36 @@ def _reference(value: object) -> str:
     if not isinstance(value, str) or not is_reference(value):
         raise WrongValue("secrets are references here: write env:NAME or file:PATH, not the secret itself")
     return value
+
+
+def redis_url(text: str) -> str:
+    """A URL of Redis, which may hold a password: nothing of a wrong one is shown. Raises WrongValue."""
+    if text.partition("://")[0] not in _REDIS_SCHEMES:
+        *most, last = (f"{scheme}://" for scheme in _REDIS_SCHEMES)
+        raise WrongValue(f"got a URL of no known kind, expected {', '.join(most)} or {last}")
+    return text
+
+
+def url_of_service(setting: Setting, text: str) -> str:
+    """A URL which may hold a password: nothing of a wrong one is shown. Raises WrongValue."""
+    if setting.path[0] == "redis":
+        return redis_url(text)
+    check_database_url(text)
+    return text
+
+
+def _secret_url(setting: Setting, value: object) -> str:
+    """A reference, or a URL that holds no password."""
+    if isinstance(value, str) and is_reference(value):
+        return value
+    text = url_of_service(setting, _text(value))
+    if is_server_url(text):
+        has_password = bool(passwords_in(text))
+    else:
+        has_password = ":" in text.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if has_password:
+        raise WrongValue("a password in the file is not allowed; write the whole URL as env:NAME or file:PATH")
+    return text
 
 
 def _list(setting: Setting, value: object) -> tuple[str, ...]:

@@ -26,6 +26,12 @@ class RequestBody:
         """It has been read to its end."""
         return self._chunks.done if self._chunks is not None else not self._left
 
+    def receive_nowait(self) -> bytes | None:
+        """See BodySource. Nothing is promised to a caller that waits for 100 before it sends."""
+        if self.done:
+            return b""
+        return (self._take() or None) if not self._expects else None
+
     async def receive(self) -> bytes:
         """The next piece, b"" at the end. Cancels the request when the caller hangs up. Raises BadRequest."""
         channel = self._channel

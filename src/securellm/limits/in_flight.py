@@ -29,6 +29,10 @@ class InFlightBytes:
         self._peak_bytes = 0
         self._refused = 0
 
+    def resize(self, max_bytes: int) -> None:
+        """Another bound from now on; what is charged already stays."""
+        self._max_bytes = max_bytes
+
     def open_charge(self) -> "Charge":
         """A charge of zero bytes; whoever opens it calls `release` once."""
         return Charge(self)

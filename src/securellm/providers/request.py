@@ -4,6 +4,7 @@ Only an allow-list of the caller's headers goes up. What a caller's `Connection`
 headers alone, so it can never strip a header that we add. A key goes to the origin it is bound to or nowhere.
 """
 
+import functools
 from collections.abc import Iterable
 
 from securellm import __version__
@@ -94,17 +95,27 @@ def build_models_request(provider: Provider) -> UpstreamRequest | None:
 
 def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[bytes] = ()) -> Headers:
     """The caller's headers that may go to a provider of `dialect`, in the caller's order."""
-    allowed = {name for name in {*HEADERS_UP, *additions} if not _is_never_up(name)}
-    allowed |= {name for name, dialects in DIALECT_HEADERS.items() if dialect in dialects}
-    allowed -= _named_by_connection(call_headers)
+    allowed = _allowed_up(dialect, frozenset(additions))
+    named: set[bytes] | None = None
     kept: Headers = []
     seen: set[bytes] = set()
     for name, value in call_headers:
         if name not in allowed or (name in _SINGLE and name in seen):
             continue
+        if named is None:
+            named = _named_by_connection(call_headers)
+        if name in named:
+            continue
         seen.add(name)
         kept.append((name, value))
     return kept
+
+
+@functools.lru_cache(maxsize=256)
+def _allowed_up(dialect: Dialect, additions: frozenset[bytes]) -> frozenset[bytes]:
+    """The names that may go up, whatever the caller's `Connection` says of them."""
+    allowed = {name for name in {*HEADERS_UP, *additions} if not _is_never_up(name)}
+    return frozenset(allowed | {name for name, dialects in DIALECT_HEADERS.items() if dialect in dialects})
 
 
 def dropped_headers(call_headers: Headers, dialect: Dialect) -> tuple[str, ...]:

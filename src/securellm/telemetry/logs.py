@@ -20,6 +20,7 @@ from typing import IO, Any
 import msgspec
 
 from securellm.config.secrets import MASK, Secret
+from securellm.telemetry.outlet import Hasty, Outlet
 
 request_id_var: ContextVar[str | None] = ContextVar("securellm_request_id", default=None)
 
@@ -70,11 +71,18 @@ class _Redactor:
 
 
 _redactor = _Redactor()
+_outlets: list[Outlet] = []
+_fields_of_all: dict[str, str | int] = {}
 
 
 def add_secrets(secrets: Iterable[Secret]) -> None:
     """Make these values unsayable in every log line from now on."""
     _redactor.add(secrets)
+
+
+def add_field(name: str, value: str | int) -> None:
+    """Put a field on every line of this process from now on."""
+    _fields_of_all[name] = value
 
 
 def redact(text: str) -> str:
@@ -105,6 +113,7 @@ class JsonLines(logging.Formatter):
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
+            **_fields_of_all,
         }
         request_id = request_id_var.get()
         if request_id is not None:
@@ -130,7 +139,7 @@ def open_logs(level: str, secrets: Iterable[Secret] = (), stream: IO[str] | None
     add_secrets(secrets)
     root = logging.getLogger()
     before = (root.handlers[:], root.level, logging.getLogRecordFactory(), sys.excepthook, threading.excepthook)
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = logging.StreamHandler(Hasty(stream or sys.stderr))
     handler.setFormatter(JsonLines())
     handler.addFilter(Redaction())
     root.handlers[:] = [handler]
@@ -151,6 +160,32 @@ def open_logs(level: str, secrets: Iterable[Secret] = (), stream: IO[str] | None
         root.setLevel(level_before)
         logging.setLogRecordFactory(factory)
         logging.captureWarnings(False)
+
+
+@contextlib.contextmanager
+def open_outlet(stream: IO[str] | None = None) -> Iterator[Outlet]:
+    """Write the lines of `open_logs` in a thread while open, so that nobody who logs waits for a reader.
+
+    Not before a fork: threads do not follow.
+    """
+    outlet = Outlet(stream or sys.stderr)
+    _outlets.append(outlet)
+    streams = [
+        (handler, handler.setStream(outlet))
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.StreamHandler) and isinstance(handler.stream, Hasty)
+    ]
+    try:
+        yield outlet
+    finally:
+        for handler, before in streams:
+            handler.setStream(before)
+        outlet.close()
+
+
+def dropped_lines() -> int:
+    """How many lines of this process nobody read in time."""
+    return sum(outlet.dropped for outlet in _outlets)
 
 
 def _clean_record(*args: Any, **kwargs: Any) -> logging.LogRecord:

@@ -4,7 +4,8 @@ The only owner of retries. The rules, in the order in which they are met:
 
 1. Targets are asked in the route's order. One that fails before its answer begins in a way that another may heal is
    followed by the next at once; the last one is asked again, after a wait (`retry.py`).
-2. A target whose breaker is open, or that cannot express the request, is passed over, and the record says why.
+2. A target whose breaker is open, whose limit is reached, or that cannot express the request, is passed over, and the
+   record says why.
 3. Nothing is asked again after a timeout, or once an answer has begun: it may have been paid for.
 4. A kept connection that had been closed under us is no attempt of the provider's: the request goes out once more.
 
@@ -13,6 +14,7 @@ everything; `Permit.interrupt` ends it early.
 """
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -30,8 +32,11 @@ from securellm.errors import (
     DestinationRefused,
     FirstTokenTimeout,
     InternalError,
+    LimitsUnavailable,
+    OverCapacity,
     ProviderAnswered,
     ProviderError,
+    RateLimited,
     SecureLLMError,
     TotalTimeout,
     UpstreamAuth,
@@ -55,6 +60,9 @@ from securellm.wire.envelope import parse_error
 _log = logging.getLogger("securellm.upstream")
 
 MAX_OPENING_BYTES = 1024 * 1024  # pings and comments before the first semantic event; more is no stream
+
+
+NOT_ASKED = (CircuitOpen, RateLimited, OverCapacity, LimitsUnavailable)  # says less than why an earlier one failed
 
 
 class Failed(Exception):
@@ -130,7 +138,7 @@ class Asker:
             return await self._ask_again(permit, last)
         except Failed as failed:
             # That the last one was passed over explains less than why an earlier one failed.
-            if worst is not None and isinstance(failed.error, CircuitOpen | CallerError):
+            if worst is not None and isinstance(failed.error, (*NOT_ASKED, CallerError)):
                 raise worst from failed
             raise
 
@@ -147,7 +155,7 @@ class Asker:
             try:
                 return await self._ask_once(permit, target)
             except Failed as failed:
-                if isinstance(failed.error, CircuitOpen) and failure is not None:
+                if isinstance(failed.error, NOT_ASKED) and failure is not None:
                     raise failure from failed
                 if not _may_retry(failed.error):
                     raise
@@ -186,6 +194,10 @@ class Asker:
                     retry_after_s=leave.retry_after_s,
                 )
             )
+        refusal = await self._take(permit, target, leave)
+        if refusal is not None:
+            permit.skip(target, refusal.code)
+            raise Failed(refusal)
         attempt = permit.open_attempt(target, prepared.relay.meter)
         try:
             await permit.page.asking(target, attempt.number).durable()
@@ -201,51 +213,80 @@ class Asker:
         finally:
             leave.abandoned()  # nothing was learnt, unless something above has said otherwise
 
+    async def _take(self, permit: Permit, target: Target, leave: Leave) -> SecureLLMError | None:
+        """Take the provider's share of the limits; why it cannot be had, if it cannot."""
+        refusal: SecureLLMError | None = None
+        try:
+            refusal = await permit.holdings.ask_provider(target)
+        except LimitsUnavailable as error:
+            refusal = error
+        finally:
+            if refusal is not None:
+                leave.abandoned()
+        return refusal
+
     async def _exchange(
         self, permit: Permit, target: Target, prepared: Prepared, attempt: OpenAttempt, origin: Origin, leave: Leave
     ) -> Upstream | Reply:
         started_s = trio.current_time()
-        cap_s = started_s + target.provider.timeout_s if target.provider.timeout_s is not None else float("inf")
-        token_s = started_s + self._timeouts.first_token_s if prepared.stream else float("inf")
-        exchange: Exchange | None = None
-        kept = False
-        try:
-            with trio.CancelScope(deadline=min(cap_s, token_s)):
-                client = self._clients.client_of(target.provider)
-                exchange = await client.send(prepared.request(attempt.number), connect_s=self._timeouts.connect_s)
-                leave.answered()
-                attempt.http_status = exchange.status
-                attempt.upstream_request_id = request_id_of(exchange.headers)
-                if exchange.status >= 300:
-                    await self._refused(prepared, exchange)
-                if not prepared.stream or not _is_stream(exchange.headers):
-                    reply = await self._whole(permit, prepared, exchange)
-                    leave.succeeded()
-                    return reply
-                first = await self._first(prepared.relay, exchange)
-                permit.first_token_s = trio.current_time()
-                leave.succeeded()
-                upstream = Upstream(
-                    permit,
-                    exchange,
-                    prepared.relay,
-                    first,
-                    status=exchange.status,
-                    headers=answer_headers(permit, exchange.headers, stream=True, translated=prepared.translated),
-                    origin=origin,
-                    idle_s=self._timeouts.idle_s,
-                    deadline_s=min(permit.deadline_s, cap_s),
-                    deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
-                    heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
-                )
-                kept = True
-                return upstream
-        finally:
-            if exchange is not None and not kept:
-                await exchange.aclose()  # closes under a shield of its own, in bounded time
+        timeout_s = target.provider.timeout_s
+        cap_s = started_s + timeout_s if timeout_s is not None else math.inf
+        token_s = started_s + self._timeouts.first_token_s if prepared.stream else math.inf
+        first_s = min(cap_s, token_s)
+        if first_s == math.inf:
+            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
+        with trio.CancelScope(deadline=first_s):
+            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
         if cap_s < token_s:
             raise TotalTimeout(f"provider {target.provider.name} took longer than its timeout_secs")
         raise FirstTokenTimeout(f"no first token within {self._timeouts.first_token_s:g} s (timeouts.first_token_s)")
+
+    async def _converse(
+        self,
+        permit: Permit,
+        target: Target,
+        prepared: Prepared,
+        attempt: OpenAttempt,
+        origin: Origin,
+        leave: Leave,
+        cap_s: float,
+    ) -> Upstream | Reply:
+        """Send the request and read up to the commit point; `cap_s` is when the provider's own time is over."""
+        exchange: Exchange | None = None
+        kept = False
+        try:
+            client = self._clients.client_of(target.provider)
+            exchange = await client.send(prepared.request(attempt.number), connect_s=self._timeouts.connect_s)
+            leave.answered()
+            attempt.http_status = exchange.status
+            attempt.upstream_request_id = request_id_of(exchange.headers)
+            if exchange.status >= 300:
+                await self._refused(prepared, exchange)
+            if not prepared.stream or not _is_stream(exchange.headers):
+                reply = await self._whole(permit, prepared, exchange)
+                leave.succeeded()
+                return reply
+            first = await self._first(prepared.relay, exchange)
+            permit.first_token_s = trio.current_time()
+            leave.succeeded()
+            upstream = Upstream(
+                permit,
+                exchange,
+                prepared.relay,
+                first,
+                status=exchange.status,
+                headers=answer_headers(permit, exchange.headers, stream=True, translated=prepared.translated),
+                origin=origin,
+                idle_s=self._timeouts.idle_s,
+                deadline_s=min(permit.deadline_s, cap_s),
+                deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
+                heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
+            )
+            kept = True
+            return upstream
+        finally:
+            if exchange is not None and not kept:
+                await exchange.aclose()  # closes under a shield of its own, in bounded time
 
     async def _refused(self, prepared: Prepared, exchange: Exchange) -> None:
         """The provider answered with something else than success: raise what it means."""
@@ -320,6 +361,7 @@ def _another_may_answer(error: SecureLLMError) -> bool:
         error,
         ConnectTimeout
         | CircuitOpen
+        | LimitsUnavailable
         | UpstreamAuth
         | DestinationRefused
         | UpstreamInvalid

@@ -28,6 +28,7 @@ def served_by(permit: Permit) -> Headers:
     if target is not None:
         headers.append((b"x-securellm-provider", target.provider.name.encode("latin-1")))
         headers.append((b"x-securellm-model", target.model.encode("ascii", "backslashreplace")))
+    headers += permit.holdings.headers()
     headers.append((b"x-securellm-attempts", str(permit.asked).encode("ascii")))
     if permit.dropped:
         headers.append((b"x-securellm-dropped", ", ".join(permit.dropped).encode("ascii", "backslashreplace")))

@@ -1,5 +1,7 @@
 """What is known of each provider's origin: its breaker, its retry bucket and how it answered last."""
 
+from collections.abc import Iterable
+
 import msgspec
 import trio
 
@@ -58,7 +60,7 @@ class Origin:
     """One provider's."""
 
     def __init__(self, provider: Provider) -> None:
-        settings = provider.breaker
+        settings = self.settings = provider.breaker
         self.address = provider.origin
         self.latency_ms: float | None = None
         self.retries = RetryBudget()
@@ -102,6 +104,15 @@ class Origins:
         if origin is None:
             origin = self._origins[provider.origin] = Origin(provider)
         return origin
+
+    def kept_for(self, providers: Iterable[Provider]) -> "Origins":
+        """The same origins, as far as these providers have them, with the same settings of the breaker."""
+        kept = Origins()
+        for provider in providers:
+            origin = self._origins.get(provider.origin)
+            if origin is not None and origin.settings == provider.breaker:
+                kept._origins.setdefault(provider.origin, origin)
+        return kept
 
     def healthy(self, address: str) -> bool:
         """A request to that origin (`scheme://host:port`) would be let through now."""

@@ -65,5 +65,7 @@ async def count_reply(permit: Permit) -> Reply:
 
 
 def _outcome(error: SecureLLMError) -> Outcome:
-    status = Status.REJECTED if isinstance(error, CallerError) and error.status != 429 else status_of(error)
+    status = status_of(error)
+    if status is Status.FAILED and isinstance(error, CallerError):
+        status = Status.REJECTED
     return Outcome(status, error.status, error.code, error.recorded)

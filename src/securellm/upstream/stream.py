@@ -14,9 +14,11 @@ import trio
 
 from securellm.chat import Headers, Outcome, Relay, Relayed, Status
 from securellm.errors import (
-    GatewayError,
+    BudgetExceeded,
     IdleTimeout,
     InternalError,
+    ProviderError,
+    RequestCancelled,
     SecureLLMError,
     ShuttingDown,
     TotalTimeout,
@@ -75,6 +77,7 @@ class Upstream:
         self._deadline_from = deadline_from  # the setting that set it
         self._idle_deadline_s = trio.current_time() + idle_s
         self._heartbeat_s = heartbeat_s or math.inf
+        self._most_output_bytes = permit.holdings.most_output_bytes
         self._pump = Pump(exchange) if heartbeat_s else None
         self._failure: Exception | None = None  # of `feed`
 
@@ -170,6 +173,8 @@ class Upstream:
         relayed = self._relay.feed(data)
         if relayed.semantic:
             self._idle_deadline_s = trio.current_time() + self._idle_s
+            if self._relay.meter.output_bytes > self._most_output_bytes:
+                raise BudgetExceeded("the provider sends more than what was reserved of the budget for this answer")
         return relayed
 
     async def _receive(self) -> bytes:
@@ -195,15 +200,14 @@ class Upstream:
         return IdleTimeout(f"the provider sent nothing of meaning for {self._idle_s:g} s (timeouts.idle_s)")
 
     def _cut(self, error: SecureLLMError) -> Pulled:
-        if not isinstance(error, GatewayError):
+        if isinstance(error, ProviderError):
             self._origin.cut_short(error.code)
         self.outcome = Outcome(status_of(error), self.status, error.code, error.recorded)
         return self._pulled(b"", self._relay.fail(error), last=True, abort=True)
 
     def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:
-        self._permit.bytes_out += len(data) + len(held)
-        self._permit.bodies.answered(data)
-        self._permit.bodies.answered(held)
+        self._permit.answered(data)
+        self._permit.answered(held)
         return Pulled(data, held, last, abort)
 
 
@@ -215,4 +219,6 @@ def status_of(error: SecureLLMError) -> Status:
         return Status.TIMEOUT
     if isinstance(error, ShuttingDown):
         return Status.SHUTDOWN
+    if isinstance(error, RequestCancelled):
+        return Status.CANCELLED
     return Status.RATE_LIMITED if error.status == 429 else Status.FAILED

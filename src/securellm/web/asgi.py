@@ -202,6 +202,10 @@ class Body:
             chunked = chunked or name == b"transfer-encoding"
         return None if chunked else 0
 
+    def receive_nowait(self) -> bytes | None:
+        """See BodySource: pieces come by ASGI's events, which are waited for."""
+        return b"" if self._ended else None
+
     async def receive(self) -> bytes:
         """The next piece, b"" at the end. Cancels the request when the caller hangs up. Raises BadRequest."""
         while not self._ended:

@@ -46,7 +46,7 @@ class Condition(msgspec.Struct, frozen=True):
             return "unhealthy"
         if self.audit.status == "unhealthy":
             return "unhealthy" if self.audit_strict else "degraded"
-        parts = [provider.status for provider in self.providers] + [self.audit.status]
+        parts = [provider.status for provider in self.providers] + [self.audit.status, self.redis.status]
         return "healthy" if all(status in ("healthy", "disabled") for status in parts) else "degraded"
 
 
@@ -61,7 +61,7 @@ def condition_of(runtime: Any) -> Condition:
     return Condition(
         providers,
         _store_condition(runtime.accounts),
-        PartCondition("disabled"),
+        _redis_condition(runtime.redis),
         _audit_condition(runtime),
         runtime.config.audit.mode == "strict",
     )
@@ -73,6 +73,13 @@ def _store_condition(accounts: Any) -> PartCondition:
     if figures.fresh:
         return PartCondition("healthy", latency_ms)
     return PartCondition("unhealthy", latency_ms, figures.error or "the last read of the keys is too old")
+
+
+def _redis_condition(figures: Any) -> PartCondition:
+    """Redis is never in the way: whatever ails it, requests are served."""
+    if figures is None:
+        return PartCondition("disabled")
+    return PartCondition(figures.status, _rounded(figures.latency_ms), figures.error)
 
 
 def _rounded(latency_ms: float | None) -> float | None:

@@ -3,8 +3,6 @@
 import time
 from typing import TYPE_CHECKING, Any
 
-import trio
-
 from securellm import __version__
 from securellm.errors import InvalidKey, NotAvailable, StoreUnavailable
 from securellm.web import schemas
@@ -33,6 +31,7 @@ async def show_health(edge: EdgeRequest) -> "Response":
             "database": condition.database,
             "redis": condition.redis,
             "audit": condition.audit,
+            "workers": await edge.runtime.workers(),
         }
     return json_answer(content)
 
@@ -51,15 +50,7 @@ async def show_metrics(edge: EdgeRequest) -> "Response":
     """Everything that is counted, as Prometheus reads it."""
     if not edge.runtime.config.telemetry.metrics_enabled:
         raise NotAvailable("metrics are switched off (telemetry.metrics_enabled)")
-    metrics = edge.runtime.metrics
-    for provider in condition_of(edge.runtime).providers:
-        metrics.breaker(provider.name, provider.circuit_breaker)
-    audit = edge.runtime.gateway.statistics().ledger.audit
-    if audit is not None:
-        metrics.audited(
-            available=audit.available, pending=audit.pending, gap=audit.gap, last_commit_ms=audit.last_commit_ms
-        )
-    text = await trio.to_thread.run_sync(metrics.expose)  # tens of milliseconds with many series
+    text = await edge.runtime.expose_metrics()
     return whole(text, 200, [_METRICS, NOT_STORED])
 
 

@@ -36,11 +36,10 @@ FAMILIES = {
     "/v1/organizations": "administration of organizations",
     "/api/admin": "administration over this port",
 }
-# Things kept by the provider, or asked of a request that is under way.
+# Things kept by the provider.
 SINGLE = {
     "/v1/chat/completions/<path:rest>": "stored chat completions",
     "/v1/responses/<path:rest>": "stored responses",
-    "/v1/requests/<path:rest>": "acting on a request that is under way",
 }
 
 

@@ -45,6 +45,8 @@ class Listening:
     ) -> None:
         self.app = EdgeApp(runtime)
         self._wrapped = ASGIWrapper(self.app)
+        self._runtime = runtime
+        self._config = runtime.config
         self._hypercorn = hypercorn_config(runtime)
         self._context = WorkerContext(max_requests=None)
         self._limits = limits_of(runtime)
@@ -109,6 +111,10 @@ class Listening:
             self._count_refused()
             await trio.aclose_forcefully(stream)
             return
+        if self._runtime.config is not self._config:  # reloaded: for connections that begin now
+            self._config = self._runtime.config
+            self._hypercorn = hypercorn_config(self._runtime)
+            self._limits = limits_of(self._runtime)
         connection = self._make_connection(self._wrapped, self._hypercorn, self._context, stream, self._limits)
         self._connections.add(connection)
         try:

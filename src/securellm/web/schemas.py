@@ -69,6 +69,12 @@ ANTHROPIC_ERROR: Schema = {
     },
 }
 
+CANCELLED: Schema = {
+    "type": "object",
+    "required": ["request_id", "cancelled"],
+    "properties": {"request_id": _STRING, "cancelled": {"const": True}},
+}
+
 ANY_ERROR: Schema = {"anyOf": [OPENAI_ERROR, ANTHROPIC_ERROR]}  # where a header of the request decides
 
 COUNTED: Schema = {"type": "object", "required": ["input_tokens"], "properties": {"input_tokens": {"type": "integer"}}}
@@ -137,6 +143,21 @@ HEALTH: Schema = {
         "database": _PART,
         "redis": _PART,
         "audit": _PART,
+        "workers": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["slot", "error", "pid", "uptime_s", "config_epoch", "open_requests"],
+                "properties": {
+                    "slot": {"type": "integer"},
+                    "error": {"type": ["string", "null"]},
+                    "pid": {"type": ["integer", "null"]},
+                    "uptime_s": {"type": ["integer", "null"]},
+                    "config_epoch": {"type": ["string", "null"]},
+                    "open_requests": {"type": ["integer", "null"]},
+                },
+            },
+        },
     },
 }
 SYNCED: Schema = {

@@ -111,10 +111,6 @@ class Runtime(Protocol):
         """Has `models()`: the list of what can be asked for."""
 
     @property
-    def metrics(self) -> Any:
-        """A `telemetry.metrics.Metrics`."""
-
-    @property
     def providers(self) -> Any:
         """The enabled providers by name."""
 
@@ -127,8 +123,35 @@ class Runtime(Protocol):
         """`statistics()` tells how fresh the snapshot of the keys is."""
 
     @property
+    def redis(self) -> Any:
+        """How Redis is; None when it is not used."""
+
+    @property
+    def under_way(self) -> Any:
+        """A `under_way.UnderWay`."""
+
+    @property
     def started_s(self) -> float:
         """When it was ready, on time.monotonic()'s clock."""
+
+    async def expose_metrics(self) -> bytes:
+        """What all workers counted, as Prometheus reads it."""
+
+    async def workers(self) -> Any:
+        """How every worker is, by slot."""
+
+    async def prepare(self, config: Config) -> Any:
+        """Make everything that another configuration needs. Raises SecureLLMError."""
+
+    async def give_up(self, prepared: Any) -> None:
+        """Close what was prepared and is not wanted."""
+
+    def commit(self, prepared: Any) -> None:
+        """Put it in force."""
+
+    @property
+    def ledger(self) -> Any:
+        """Has `event`, for what happens to the whole."""
 
     async def sync_models(self) -> Any:
         """Ask every provider for its models, update the catalogue, and tell what came of it."""

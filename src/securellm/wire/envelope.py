@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from securellm.chat import Dialect, Headers
-from securellm.errors import ProviderAnswered, SecureLLMError
+from securellm.errors import ProviderAnswered, RateLimited, SecureLLMError
 
 _MAX_MESSAGE_CHARACTERS = 4000  # of a provider's message that is repeated
 
@@ -114,6 +114,8 @@ def error_headers(error: SecureLLMError) -> Headers:
     headers: Headers = [(b"x-securellm-error-source", error.source.encode("ascii"))]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(math.ceil(error.retry_after_s), 0)))
+    if isinstance(error, RateLimited):
+        headers.extend(error.headers)
     return headers
 
 

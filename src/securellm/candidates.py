@@ -1,0 +1,78 @@
+"""Who may answer a call: the targets of its model that the key was granted and that have a price. No I/O.
+
+A target that falls out is passed over, and the record says why; only when none is left is the request refused, for the
+reason of the first.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from securellm.accounts.authority import check_model, may_use
+from securellm.chat import Call, Caller, Endpoint
+from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
+from securellm.holdings import Most
+from securellm.pricing.bound import by_price, image_tokens_at_most, worst_case
+from securellm.pricing.table import price_of
+from securellm.routing import PassedOver, Route, Target
+from securellm.serving import Serving
+from securellm.wire.body import Peeked
+from securellm.wire.weight import Weight
+
+
+def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
+    """The targets to ask, in order. Raises UnknownModel and its kin, ModelRefused, UnpricedModel."""
+    x_provider = call.header(b"x-provider")
+    catalogue, healthy = serving.catalogue, serving.origins.healthy
+    try:
+        route = catalogue.route(model, x_provider, call.endpoint, healthy)
+    except UnsupportedEndpoint:
+        if call.endpoint is not Endpoint.COUNT_TOKENS:
+            raise
+        # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
+        route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)
+    if len(route.targets) > 1 and serving.config.auto.order == "price":
+        prices = serving.prices
+        ordered = by_price(route.targets, lambda target: prices.find(target.provider.name, target.model))
+        route = msgspec.structs.replace(route, targets=tuple(ordered))
+    reasons = [_reason(serving, caller, target) for target in route.targets]
+    if not any(reasons):
+        return route
+    first = route.targets[0]
+    if all(reasons):
+        check_model(caller, first.provider.name, first.model)
+        price_of(serving.prices, first.provider.name, first.model)
+    left = tuple(target for target, reason in zip(route.targets, reasons, strict=True) if not reason)
+    fallen = tuple(PassedOver(target, reason) for target, reason in zip(route.targets, reasons, strict=True) if reason)
+    return msgspec.structs.replace(route, targets=left, passed_over=route.passed_over + fallen)
+
+
+def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
+    """The dearest of the targets, each at its own prices and bounds."""
+    most = Most(0, 0, 0)
+    for target in targets:
+        provider, model = target.provider, target.model
+        price = price_of(serving.prices, provider.name, model)
+        card = serving.catalogue.card(provider.name, model)
+        output = serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens
+        bound = worst_case(
+            endpoint,
+            peeked,
+            weight,
+            price,
+            image_tokens=image_tokens_at_most(provider.kind, model),
+            window_tokens=card.context if card is not None else None,
+            max_output_tokens=output,
+        )
+        output_tokens = (peeked.max_output_tokens or output) * peeked.n * weight.answers
+        most = Most(
+            max(most.cost_nusd, bound.cost_nusd), max(most.tokens, bound.tokens), max(most.output_tokens, output_tokens)
+        )
+    return most
+
+
+def _reason(serving: Serving, caller: Caller, target: Target) -> str:
+    """Why a target may not be asked, as an error's code; empty when it may."""
+    if not may_use(caller, target.provider.name, target.model):
+        return ModelRefused.code
+    return "" if serving.prices.find(target.provider.name, target.model) is not None else UnpricedModel.code

@@ -1,0 +1,1 @@
+"""Several processes behind one port: who watches them, and how they talk to each other."""

@@ -1,0 +1,74 @@
+"""Taking a body in: what is here already is not waited for, and the bounds hold for what is not."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from securellm.chat import Call, Endpoint
+from securellm.config.tree import Server
+from securellm.errors import PayloadTooLarge, SlowBody
+from securellm.ids import new_request_id
+from securellm.intake import read_body
+from securellm.limits.in_flight import InFlightBytes
+
+
+class Body:
+    """`here` has arrived; `later` are pieces, and pauses in seconds before them."""
+
+    def __init__(self, here: list[bytes], later: list[bytes | float], length: int | None) -> None:
+        self.length = length
+        self._here = here
+        self._later = later
+        self.waited = 0
+
+    def receive_nowait(self) -> bytes | None:
+        if self._here:
+            return self._here.pop(0)
+        return None if self._later else b""
+
+    async def receive(self) -> bytes:
+        self.waited += 1
+        await trio.lowlevel.checkpoint()
+        while self._later:
+            step = self._later.pop(0)
+            if isinstance(step, bytes):
+                return step
+            await trio.sleep(step)
+        return b""
+
+
+def call_with(body: Body) -> Call:
+    return Call(Endpoint.CHAT, "/v1/chat/completions", [], body, "127.0.0.1", new_request_id(), trio.current_time())
+
+
+async def take(body: Body, **settings: int) -> bytes:
+    return await read_body(call_with(body), InFlightBytes(10**9).open_charge(), Server(**settings))
+
+
+async def test_a_body_that_is_here_is_not_waited_for(autojump_clock: MockClock) -> None:
+    """A whole body that came with the head is taken as the one object it is."""
+    data = b"x" * 300
+    body = Body([data], [], 300)
+    assert await take(body) is data
+    assert body.waited == 0
+
+
+@pytest.mark.parametrize("length", [None, 30])
+async def test_a_body_in_pieces_is_gathered(autojump_clock: MockClock, length: int | None) -> None:
+    """What is here and what comes later are one body, announced or not."""
+    assert await take(Body([b"x" * 10], [b"y" * 10, 1.0, b"z" * 10], length)) == b"x" * 10 + b"y" * 10 + b"z" * 10
+
+
+@pytest.mark.parametrize(("here", "later"), [([b"x" * 11], []), ([b"x" * 6], [b"x" * 5]), ([], [b"x" * 11])])
+async def test_a_large_body_is_refused(autojump_clock: MockClock, here: list[bytes], later: list[bytes]) -> None:
+    """The bound holds for a body that announced nothing, whether it is here or not."""
+    with pytest.raises(PayloadTooLarge):
+        await take(Body(here, [*later], None), max_request_size_bytes=10)
+
+
+async def test_no_least_rate_is_no_least_rate(autojump_clock: MockClock) -> None:
+    """With `server.body_min_rate_bytes_s = 0` a body may be as slow as it likes, so long as it does not stop."""
+    later: list[bytes | float] = [part for _ in range(40) for part in (10.0, b"x")]
+    assert await take(Body([], later, 40), body_min_rate_bytes_s=0) == b"x" * 40
+    with pytest.raises(SlowBody):
+        await take(Body([], [part for _ in range(40) for part in (10.0, b"x")], 40))
