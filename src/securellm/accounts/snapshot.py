@@ -14,7 +14,7 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from securellm.accounts.bounds import Budget, OwnRates
+from securellm.accounts.bounds import ANONYMOUS, Budget, OwnRates
 from securellm.accounts.keys import MAX_KEY_CHARS, digest_key, parse_key, same_digest
 from securellm.accounts.records import KeyTable
 from securellm.accounts.store import Store
@@ -85,17 +85,27 @@ class Accounts:
         """What an operator may see."""
         return f"<Accounts {self.statistics()}>"
 
-    def identify(self, headers: Headers) -> Caller:
+    def identify(self, headers: Headers, *, anonymous: bool = True) -> Caller:
         """Who sent these headers. Raises InvalidKey, StoreUnavailable.
 
-        With authentication off every caller is anonymous, but for those who send a good key all the same.
+        With authentication off every caller is anonymous, but for those who send a good key all the same; not so where
+        `anonymous` is False.
         """
-        if self._require_auth:
+        if self._require_auth or not anonymous:
             return self._identify(_presented_key(headers))
         try:
             return self._identify(_presented_key(headers))
         except (InvalidKey, StoreUnavailable):
             return _ANONYMOUS
+
+    def caller_of(self, key_id: str) -> Caller | None:
+        """Whoever uses the key with that id, as far as it is in force; `anonymous` where no key is needed."""
+        entry = self._view.entries.get(KeyId(key_id))
+        if entry is not None and self._now_s() < entry.until_s:
+            return entry.caller
+        if key_id == ANONYMOUS and not self._require_auth:
+            return _ANONYMOUS
+        return next((caller for caller in self._config_callers.values() if caller.key_id == key_id), None)
 
     def rates(self, caller: Caller) -> OwnRates:
         """What the store says of the rates of the caller's key, user and team."""
