@@ -10,9 +10,16 @@ cdef class Reactor:
     cdef double _armed_s
     cdef dict _channels
     cdef list _heap
+    cdef int _relaying
+    cdef int _trio_epoll
+    cdef object _token
+    cdef object _scope
+    cdef object _failure
+    cdef readonly int64_t woken
     cdef readonly int64_t wakes
     cdef readonly int64_t events
 
+    cdef int _linger(self, double timeout_s) except -1
     cdef int _arm(self, Channel channel, uint32_t mask) except -1
     cdef int _forget(self, Channel channel) except -1
     cdef int _schedule(self, Channel channel) except -1
