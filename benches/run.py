@@ -17,6 +17,7 @@ from typing import Any
 import bench_audit
 import bench_features
 import bench_gateway
+import bench_http1
 import bench_limits
 import bench_product
 import bench_sse
@@ -28,6 +29,7 @@ from product_parties import LANES
 Rows = list[dict[str, Any]]
 BENCHES: dict[str, Callable[[Plan], Rows]] = {
     "sse": lambda plan: bench_sse.run(plan.short),
+    "http1": lambda plan: bench_http1.run(plan.short),
     "tokens": lambda plan: bench_tokens.run(plan.short),
     "audit": lambda plan: bench_audit.run(plan.short),
     "limits": lambda plan: bench_limits.run(plan.short),

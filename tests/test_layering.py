@@ -110,7 +110,9 @@ LAYERS: dict[str, set[str]] = {
     },
     "web": PURE_CORE
     | {"__init__", "accounts", "ids", "config", "providers", "routing", "telemetry", "gateway", "runtime"},
-    "server": PURE_CORE | {"config", "telemetry", "gateway", "runtime", "web", "workers"},
+    # The compiled edge: `server` alone knows it, so that it can be deleted.
+    "express": PURE_CORE | {"ids", "config", "providers", "telemetry", "upstream", "gateway", "runtime", "web"},
+    "server": PURE_CORE | {"config", "telemetry", "upstream", "gateway", "runtime", "web", "express", "workers"},
     "cli": BOTTOM
     | {
         "__init__",
@@ -135,7 +137,7 @@ LAYERS: dict[str, set[str]] = {
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "httpx": ("upstream.httpx_client",),
     "httpcore": ("upstream.httpx_client", "upstream.network"),
-    "hypercorn": ("server", "web"),
+    "hypercorn": ("server", "web", "express.door"),
     "quart": ("web",),
     "quart_trio": ("web",),
     "werkzeug": ("web",),

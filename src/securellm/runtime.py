@@ -39,6 +39,7 @@ from securellm.telemetry.metrics import Metrics
 from securellm.telemetry.requests import log_settled
 from securellm.under_way import UnderWay
 from securellm.upstream.client import ClientStatistics
+from securellm.upstream.clients import OpenClient, open_httpx
 from securellm.upstream.origins import Origins, OriginStatistics
 from securellm.workers.channel import Channel
 from securellm.workers.place import ALONE, Place
@@ -87,6 +88,7 @@ class Runtime:
         discovery: Discovery,
         store: Store,
         commons: Commons,
+        open_client: OpenClient,
         channel: Channel,
         nursery: trio.Nursery,
     ) -> None:
@@ -101,6 +103,7 @@ class Runtime:
         self._discovery = discovery
         self.store = store
         self.commons = commons
+        self._open_client = open_client
         self._nursery = nursery
         channel.register("status", self._status)
         channel.register("metrics", self._show_metrics)
@@ -159,7 +162,9 @@ class Runtime:
     async def prepare(self, config: Config) -> Prepared:
         """Make everything that another configuration needs, and put nothing in force. Raises ConfigError."""
         prices = await trio.to_thread.run_sync(_bring_into_force, config)
-        serving = make_serving(config, prices, self.commons.limiter(config.rate_limit), before=self._serving)
+        serving = make_serving(
+            config, prices, self.commons.limiter(config.rate_limit), self._open_client, before=self._serving
+        )
         discovery = Discovery(serving, self.store)
         await discovery.recall()
         return Prepared(serving, discovery)
@@ -227,10 +232,16 @@ class Runtime:
         )
 
 
-async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place: Place = ALONE) -> None:
+async def run(
+    config: Config,
+    body: Callable[[Runtime], Awaitable[None]],
+    place: Place = ALONE,
+    *,
+    open_client: OpenClient = open_httpx,
+) -> None:
     """Open everything, run `body`, close everything. Raises what a long-lived task raised.
 
-    What only one of several workers should do is done by the first.
+    What only one of several workers should do is done by the first. `open_client` makes the client of a provider.
     """
     metrics = Metrics(place.run_dir, place.slot)
     prices = await trio.to_thread.run_sync(_bring_into_force, config)
@@ -240,7 +251,7 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place:
         _open_accounts(config, store) as accounts,
         open_commons(config, place, accounts, metrics) as commons,
     ):
-        serving = make_serving(config, prices, commons.limiter(config.rate_limit))
+        serving = make_serving(config, prices, commons.limiter(config.rate_limit), open_client)
         ledger = Ledger(audit, tariff=serving.tariff, now_us=unix_us)
         ledger.subscribe(metrics.settled)
         ledger.subscribe(log_settled)
@@ -251,7 +262,9 @@ async def run(config: Config, body: Callable[[Runtime], Awaitable[None]], place:
         await discovery.recall()
         channel = Channel(place)
         async with trio.open_nursery() as nursery:
-            runtime = Runtime(serving, gateway, accounts, ledger, metrics, discovery, store, commons, channel, nursery)
+            runtime = Runtime(
+                serving, gateway, accounts, ledger, metrics, discovery, store, commons, open_client, channel, nursery
+            )
             nursery.start_soon(accounts.keep_fresh)
             nursery.start_soon(commons.keep)
             await nursery.start(channel.serve)

@@ -15,14 +15,15 @@ Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands
 imported even before Trio.
 """
 
+import importlib.util
 import logging
 import signal
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
 
@@ -34,21 +35,71 @@ from securellm.workers.reloading import Reloader
 from securellm.workers.stops import Stops
 
 if TYPE_CHECKING:
+    from securellm.upstream.clients import OpenClient
+    from securellm.web.connection import Connection
     from securellm.web.listening import Listening
     from securellm.web.seam import Runtime
     from securellm.workers.worker import Link
 
+NOT_BUILT = (
+    "the express lane needs the compiled extensions, which are not there: install a wheel for this platform, or build "
+    "them (SECURELLM_REQUIRE_EXTENSIONS=1 pip install .) and unset SECURELLM_NO_EXTENSIONS; or: securellm serve "
+    "--lane reference"
+)
 LAST_WORDS_S = 5.0  # how long open requests have to send their error event when the drain's time is over
 
-__all__ = ["LAST_WORDS_S", "bind_sockets", "serve", "tls_context"]
+__all__ = ["LAST_WORDS_S", "Lane", "bind_sockets", "open_lane", "serve", "tls_context"]
 
 _log = logging.getLogger("securellm.server")
+
+
+class Lane(NamedTuple):
+    """What serves: who takes an accepted connection, who asks providers, and the task that both stand on."""
+
+    name: str
+    open_client: "OpenClient"
+    make_connection: "Callable[..., Connection] | None" = None  # runtime and what the reference's takes; None: that one
+    run: Callable[[], Awaitable[None]] | None = None  # its failure ends the process
+
+
+def open_lane(wanted: str, client: str | None = None) -> Lane:
+    """The lane of that name; `auto` is the express lane where it was built. To be called within a Trio run.
+
+    `client` is `httpx` or `native`, where it is not to be the lane's own. Raises ConfigError.
+    """
+    from securellm.upstream.clients import open_httpx
+
+    built = express_is_built()
+    express = wanted == "express" or (wanted == "auto" and built)
+    if wanted == "auto" and not built:
+        _log.info("the compiled extensions are not there: the reference lane serves")
+    if not express and client != "native":
+        return Lane("reference", open_httpx)
+    if not built:
+        raise ConfigError(NOT_BUILT)
+    from securellm.express.lane import ExpressLane  # the one place that knows it
+
+    lane = ExpressLane()
+    return Lane(
+        "express" if express else "reference",
+        open_httpx if client == "httpx" else lane.open_client,
+        lane.make_connection if express else None,
+        lane.run,
+    )
+
+
+def express_is_built() -> bool:
+    """Whether the extensions are there, and not switched off."""
+    from securellm import _fast
+
+    return _fast.IMPLEMENTATION == "compiled" and importlib.util.find_spec("securellm._fast.reactor_c") is not None
 
 
 async def serve(
     runtime: "Runtime",
     *,
     sockets: list[socket.socket],
+    lane: Lane | None = None,
     admin: list[socket.socket] | None = None,
     load: Callable[[], Config] | None = None,
     link: "Link | None" = None,
@@ -60,20 +111,25 @@ async def serve(
     `link` leads to the supervisor, in a worker. The sockets are closed on the way out. Signals can only be had in the
     main thread; elsewhere, cancel instead.
     """
+    from securellm.web.connection import Connection
     from securellm.web.listening import Listening
 
+    made_by_lane = lane.make_connection if lane is not None else None
+    make_connection = partial(made_by_lane, runtime) if made_by_lane is not None else Connection
     served = Served(runtime)
-    listening = Listening(runtime, sockets, served.tls)
+    listening = Listening(runtime, sockets, served.tls, make_connection)
     stops = Stops()
     reloader = Reloader(served, load if load is not None else lambda: runtime.config)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
+            if lane is not None and lane.run is not None:
+                nursery.start_soon(lane.run)
             urls = await nursery.start(listening.run)
             admin_listening = None
             if admin:
                 from securellm.web.administration.application import admin_app
 
-                admin_listening = Listening(runtime, admin, served.tls, admin_app(runtime))
+                admin_listening = Listening(runtime, admin, served.tls, app=admin_app(runtime))
                 for url in await nursery.start(admin_listening.run):
                     _log.info("administration on %s", url)
             if link is None:

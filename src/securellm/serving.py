@@ -17,7 +17,7 @@ from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
 from securellm.routing import Catalogue
 from securellm.upstream.ask import Asker
-from securellm.upstream.clients import UpstreamClients
+from securellm.upstream.clients import OpenClient, UpstreamClients, open_httpx
 from securellm.upstream.origins import Origins
 
 
@@ -71,7 +71,14 @@ class Serving:
             await self.clients.aclose()  # under a shield of its own, in bounded time
 
 
-def make_serving(config: Config, prices: PriceTable, limiter: Limiter, *, before: Serving | None = None) -> Serving:
+def make_serving(
+    config: Config,
+    prices: PriceTable,
+    limiter: Limiter,
+    open_client: OpenClient = open_httpx,
+    *,
+    before: Serving | None = None,
+) -> Serving:
     """What a configuration makes; providers that are described as before keep what is known of how they are doing."""
     providers = describe_providers(config)
     origins = before.origins.kept_for(providers.values()) if before is not None else Origins()
@@ -81,7 +88,7 @@ def make_serving(config: Config, prices: PriceTable, limiter: Limiter, *, before
         Catalogue(config, providers, load_shipped()),
         prices,
         origins,
-        UpstreamClients(providers),
+        UpstreamClients(providers, open_client),
         BodyRecorder(config.audit, open_content_store(config)),
         limiter,
     )

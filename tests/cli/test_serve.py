@@ -203,11 +203,13 @@ def test_a_route_that_leads_nowhere(tmp_path: Path) -> None:
     assert "aliases.fast: no provider owns model no-such-model" in done.stderr
 
 
-def test_the_lane_that_is_not_built(tmp_path: Path) -> None:
-    """--lane express is refused by name."""
-    done = _refused(tmp_path, "--lane", "express")
-    assert done.returncode == 2
-    assert "not built in this version. Try: securellm serve --lane reference" in done.stderr
+def test_the_express_lane_without_its_extensions(tmp_path: Path) -> None:
+    """--lane express is an error that names the remedy, before any key is made."""
+    done = _refused(tmp_path, "--lane", "express", "--port", "0", SECURELLM_NO_EXTENSIONS="1")
+    assert done.returncode == 1
+    assert "the express lane needs the compiled extensions" in done.stderr
+    assert "securellm serve --lane reference" in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_store_that_cannot_be_made(tmp_path: Path) -> None:

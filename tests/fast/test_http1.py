@@ -299,6 +299,20 @@ def test_injected_statuses(twin: ModuleType, status: int) -> None:
         twin.encode_response(status, [])
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("field", [(None, b"a"), (b"a", None), ("a", b"a")])
+def test_fields_that_are_not_bytes(compiled: ModuleType, field: tuple[Any, Any]) -> None:
+    """What is not bytes is refused, never read."""
+    for wrong in ([field], None):
+        with pytest.raises(TypeError):
+            compiled.encode_response(200, wrong)
+        with pytest.raises(TypeError):
+            compiled.encode_request(b"GET", b"/", wrong)
+    for method, target in ((None, b"/"), (b"GET", None)):
+        with pytest.raises(TypeError):
+            compiled.encode_request(method, target, [])
+
+
 # Twin against twin.
 
 

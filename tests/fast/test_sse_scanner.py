@@ -335,6 +335,14 @@ def test_a_long_line_and_many_events(twin: ModuleType) -> None:
     assert relay.meter.semantic_events == 1001
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("wrong", [None, "text", 7])
+def test_what_is_not_bytes(compiled: ModuleType, wrong: object) -> None:
+    """What is not bytes is refused, never read."""
+    with pytest.raises(TypeError):
+        compiled.StreamScanner("openai").feed(Witness(), wrong)
+
+
 @pytest.mark.parametrize("dialect", ["ollama", "", "OPENAI"])
 def test_unknown_dialects(twin: ModuleType, dialect: str) -> None:
     """There is no scanner for a dialect that is not relayed as it is."""

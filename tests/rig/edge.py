@@ -4,6 +4,7 @@ It is scripted: `script` makes the answers. It keeps the permits, and a log of w
 """
 
 import contextlib
+import contextvars
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +23,7 @@ from securellm.ledger import LedgerStatistics
 from securellm.limits.in_flight import InFlightBytes
 from securellm.providers.models import ModelCard
 from securellm.runtime import WorkerStatus
-from securellm.server import bind_sockets, serve
+from securellm.server import bind_sockets, open_lane, serve
 from securellm.telemetry.metrics import Metrics
 from securellm.upstream.breaker import BreakerState
 from securellm.web.refusals import refusal
@@ -85,6 +86,7 @@ class Upstream:
         self.status = 200
         self.headers: Headers = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"from-the-gateway")]
         self.outcome = Outcome(Status.SUCCESS, 200)
+        self.exchange = None  # every piece is pulled
         self.closed = trio.Event()
         self._log = log
         self._pieces = list(pieces)
@@ -329,6 +331,10 @@ def edge_config(**server: Any) -> Config:
     return Config(server=Server(**(defaults | server)), drain=Drain(term_s=5.0, interrupt_s=1.0))
 
 
+lane_of_edges: contextvars.ContextVar[str] = contextvars.ContextVar("lane_of_edges", default="reference")
+"""Which lane `open_edge` opens."""
+
+
 class Running(NamedTuple):
     """A server that is up."""
 
@@ -344,13 +350,13 @@ class Running(NamedTuple):
 
 @contextlib.asynccontextmanager
 async def open_edge(config: Config | None = None) -> AsyncIterator[Running]:
-    """The real server on a free port with the gateway of this module; cancelled at the end."""
+    """The real server on a free port with the gateway of this module, in the lane that is set; cancelled at the end."""
     config = config or edge_config()
     runtime = EdgeRuntime(config)
     stopped = trio.Event()
 
     async def run(*, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
-        await serve(runtime, sockets=bind_sockets(config), task_status=task_status)
+        await serve(runtime, sockets=bind_sockets(config), lane=open_lane(lane_of_edges.get()), task_status=task_status)
         stopped.set()
 
     async with trio.open_nursery() as nursery:

@@ -12,14 +12,14 @@ from rig.gateway import RunningGateway, make_config, run_gateway
 from rig.pairs import PROVIDER_KINDS
 from rig.speech import MODEL
 
+Lane = tuple[str, str]
 Serving = Callable[..., Awaitable[RunningGateway]]
 
 
-@pytest.fixture(params=["reference"])
-def lane(request: pytest.FixtureRequest) -> str:
-    """The lane that serves; every end-to-end suite runs once for each."""
-    name: str = request.param
-    return name
+@pytest.fixture
+def lane() -> Lane:
+    """The lane that serves, and which upstream client it has; suites that run over several have a fixture over this."""
+    return "reference", "httpx"
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ async def second_provider() -> AsyncIterator[FakeProvider]:
 
 
 @pytest.fixture
-def serving(nursery: trio.Nursery, tmp_path: Path, lane: str) -> Serving:
+def serving(nursery: trio.Nursery, tmp_path: Path, lane: Lane) -> Serving:
     """Starts a gateway of the test's own settings; it ends with the test."""
 
     async def start(fakes: FakeProvider | Mapping[str, FakeProvider | str], /, **settings: Any) -> RunningGateway:
         names = dict.fromkeys(PROVIDER_KINDS, fakes) if isinstance(fakes, FakeProvider) else fakes
         folder = tmp_path / f"gateway{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        running: RunningGateway = await nursery.start(run_gateway, make_config(folder, names, **settings))
+        running: RunningGateway = await nursery.start(run_gateway, make_config(folder, names, **settings), *lane)
         return running
 
     return start

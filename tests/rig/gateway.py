@@ -84,9 +84,16 @@ class RunningGateway:
 
 
 async def run_gateway(
-    config: "Config", *, task_status: trio.TaskStatus[RunningGateway] = trio.TASK_STATUS_IGNORED
+    config: "Config",
+    lane: str = "reference",
+    client: str | None = None,
+    *,
+    task_status: trio.TaskStatus[RunningGateway] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run a gateway until it is stopped or cancelled; its handle is the value of `nursery.start`."""
+    """Run a gateway until it is stopped or cancelled; its handle is the value of `nursery.start`.
+
+    `lane` and `client` are as in `server.open_lane`.
+    """
     from securellm import runtime, server  # not at the top: the rig's own tests need neither
     from securellm.web.administration.sockets import open_admin_sockets
 
@@ -97,6 +104,7 @@ async def run_gateway(
         listener.listen(1024)
         listener.setblocking(False)
         handle: list[RunningGateway] = []
+        opened_lane = server.open_lane(lane, client)
 
         async def body(opened: Any) -> None:
             running = RunningGateway(config, opened, listener.getsockname()[1])
@@ -108,13 +116,14 @@ async def run_gateway(
                     (sock.getsockname()[1] for sock in admin if sock.family == socket.AF_INET), None
                 )
                 with trio.fail_after(_STARTED_S):
-                    await nursery.start(partial(server.serve, opened, sockets=[listener], admin=admin))
+                    serve = partial(server.serve, opened, sockets=[listener], lane=opened_lane, admin=admin)
+                    await nursery.start(serve)
                 task_status.started(running)
                 await running._stop.wait()
                 nursery.cancel_scope.cancel()
 
         try:
-            await runtime.run(config, body)
+            await runtime.run(config, body, open_client=opened_lane.open_client)
         finally:
             for running in handle:
                 running.stopped.set()

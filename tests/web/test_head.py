@@ -26,6 +26,12 @@ BAD = {
 }
 
 
+def test_a_head_without_an_end() -> None:
+    """What is no complete head is refused, too."""
+    with pytest.raises(BadRequest):
+        check_head(GOOD[:-2], max_head_bytes=1000)
+
+
 def test_a_good_head_passes() -> None:
     """An ordinary head is not refused."""
     check_head(GOOD, max_head_bytes=len(GOOD))
@@ -33,7 +39,7 @@ def test_a_good_head_passes() -> None:
 
 def test_a_head_over_the_bound() -> None:
     """One byte over the bound is HeadTooLarge, whatever else it is."""
-    with pytest.raises(HeadTooLarge, match=rf"{len(GOOD)} bytes, .*server\.max_head_bytes"):
+    with pytest.raises(HeadTooLarge, match=rf"over {len(GOOD) - 1} bytes .*server\.max_head_bytes"):
         check_head(GOOD, max_head_bytes=len(GOOD) - 1)
 
 

@@ -2,8 +2,8 @@
 """The compiled twin of `http1_py.py`, which is the definition: same names, results and errors. May only be faster.
 
 A head is scanned in place into a struct of offsets (`Head`), a chunked body by a struct of numbers (`Chunks`); Python
-objects are made at the end, where somebody wants them. The .pxd offers both halves to the other extensions. As long as it is
-because a head is judged in one pass, and C has no regular expressions.
+objects are made at the end, where somebody wants them. The .pxd offers both halves to the other extensions. As long as
+it is because a head is judged in one pass, and C has no regular expressions.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -139,6 +139,8 @@ cdef class ChunkedDecoder:
 
 cpdef bytes encode_request(bytes method, bytes target, list headers):
     """A request's head, HTTP/1.1. Raises InternalError for what would break out of its place."""
+    if method is None or target is None or headers is None:
+        raise TypeError("got None, expected a method, a target and header fields")
     if not (_only(method, IS_TOKEN) and _only(target, IS_VISIBLE)):
         raise InternalError("a request's method or target holds characters that it cannot have")
     return b"".join([method, b" ", target, b" HTTP/1.1\r\n", _encode_fields(headers)])
@@ -146,6 +148,8 @@ cpdef bytes encode_request(bytes method, bytes target, list headers):
 
 cpdef bytes encode_response(int status, list headers):
     """An answer's head, HTTP/1.1, without a reason phrase. Raises InternalError as `encode_request` does."""
+    if headers is None:
+        raise TypeError("got None, expected header fields")
     if not 100 <= status <= 999:
         raise InternalError("an answer's status is not a number of three digits")
     return b"HTTP/1.1 %d \r\n" % status + _encode_fields(headers)
@@ -556,6 +560,8 @@ cdef bytes _encode_fields(list headers):
     cdef bytes name
     cdef bytes value
     for name, value in headers:
+        if name is None or value is None:
+            raise TypeError("got None, expected the bytes of a header field")
         if not _only(name, IS_TOKEN) or not _all(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), IS_TEXT):
             raise InternalError("a header field to be sent holds characters that it cannot have")
         parts += (name, b": ", value, b"\r\n")

@@ -290,5 +290,7 @@ cdef inline bint skip_value(Walk *walk) noexcept nogil:
             return True
 
 
-cdef inline bint is_key(const char *key, Py_ssize_t length, const char *wanted, Py_ssize_t wanted_length) noexcept nogil:
+cdef inline bint is_key(
+    const char *key, Py_ssize_t length, const char *wanted, Py_ssize_t wanted_length
+) noexcept nogil:
     return length == wanted_length and memcmp(key, wanted, length) == 0

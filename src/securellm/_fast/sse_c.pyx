@@ -11,7 +11,7 @@ relay looks at it. As long as it is because the splitter's search for line ends 
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy
 
 from securellm._fast.json_walk cimport Walk, skip_space, take
@@ -200,11 +200,15 @@ cdef class StreamScanner:
         """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid when an event is over the limit."""
         cdef SSESplitter splitter = self._splitter
         cdef bytearray pending = splitter._pending
-        cdef const char *buffer = PyBytes_AS_STRING(data)
-        cdef Py_ssize_t length = PyBytes_GET_SIZE(data)
+        cdef const char *buffer
+        cdef Py_ssize_t length
         cdef bint first = splitter._first
         cdef Py_ssize_t end
         cdef Ends ends
+        if data is None:
+            raise TypeError("got None, expected bytes")
+        buffer = PyBytes_AS_STRING(data)
+        length = PyBytes_GET_SIZE(data)
         if self._flags & TERMINAL:
             return _relayed(_EMPTY, data, False)
         if length == 0:

@@ -4,6 +4,7 @@ The port is taken before the heavy imports, so that whoever connects while the p
 refused. What is printed at the start goes to standard output, the log to standard error.
 """
 
+import gc
 import logging
 import shlex
 import socket
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from securellm.workers.supervisor import Start
 
 OLLAMA_ANSWERS_WITHIN_S = 0.3  # it is on this machine or not at all; the start does not wait for longer
+GARBAGE_AT_OBJECTS = 10_000  # some thirty requests' worth; python's 700 would be two
 DEMO_MODEL = "demo/echo"
 SHOWN_PROVIDERS = 8
 
@@ -41,20 +43,19 @@ _log = logging.getLogger("securellm.cli")
     type=click.Choice(["auto", "reference", "express"]),
     default="auto",
     show_default=True,
-    help="Which edge serves; express is not built in this version.",
+    help="Which edge serves: the compiled one (express) or the plain one; auto takes express where it was built.",
 )
 def serve(config_path: str | None, host: str | None, port: str | None, workers: str | None, lane: str) -> None:
     """Start the gateway and serve until SIGTERM or Ctrl-C.
 
     Both let open requests finish; a second one stops at once. SIGHUP reads the configuration again.
     """
-    if lane == "express":
-        raise click.UsageError("The express lane is not built in this version. Try: securellm serve --lane reference")
     given = {"server.host": host, "server.port": port, "server.workers": workers}
     flags = {name: text for name, text in given.items() if text is not None}
     config = load_or_explain(config_path, flags)
     sockets = _bind(config)
     try:
+        check_lane(lane)
         check_routes(config)
         check_prices(config)
         found: tuple[str, ...] = ()
@@ -66,9 +67,9 @@ def serve(config_path: str | None, host: str | None, port: str | None, workers: 
             for warning in config.warnings:
                 _log.warning("configuration: %s", warning)
             if config.server.workers == 1:
-                _serve(config, sockets, load)
+                _serve(config, sockets, lane, load)
             else:
-                _supervise(config, sockets, load)
+                _supervise(config, sockets, lane, load)
     finally:
         for bound in sockets:
             bound.close()
@@ -86,7 +87,7 @@ def _load_again(config_path: str | None, flags: Mapping[str, str], found: tuple[
     return config
 
 
-def _supervise(config: Config, sockets: list[socket.socket], load: Callable[[], Config]) -> None:
+def _supervise(config: Config, sockets: list[socket.socket], lane: str, load: Callable[[], Config]) -> None:
     """Serve with several processes. Raises Exit with the code that tells the truth about them."""
     from securellm.workers.directory import open_run_directory
     from securellm.workers.supervisor import Start, Supervisor
@@ -94,7 +95,7 @@ def _supervise(config: Config, sockets: list[socket.socket], load: Callable[[], 
     def work(start: Start) -> int:
         add_field("worker", start.place.slot)
         try:
-            _serve(start.config, sockets, load, start)
+            _serve(start.config, sockets, lane, load, start)
         except click.ClickException as exc:
             exc.show()
             return exc.exit_code
@@ -109,6 +110,15 @@ def _supervise(config: Config, sockets: list[socket.socket], load: Callable[[], 
         raise click.ClickException(exc.message) from exc
     if code:
         raise click.exceptions.Exit(code)
+
+
+def check_lane(wanted: str) -> None:
+    """Before anything is made: the express lane can be had, if it is asked for by name. Raises ClickException."""
+    if wanted == "express":
+        from securellm import server
+
+        if not server.express_is_built():
+            raise click.ClickException(server.NOT_BUILT)
 
 
 def _bind(config: Config) -> list[socket.socket]:
@@ -151,11 +161,15 @@ def _answers(base_url: str | None) -> bool:
 
 
 def _serve(
-    config: Config, sockets: list[socket.socket], load: Callable[[], Config], start: "Start | None" = None
+    config: Config,
+    sockets: list[socket.socket],
+    lane: str,
+    load: Callable[[], Config],
+    start: "Start | None" = None,
 ) -> None:
     """Serve until told to stop. Raises ClickException for what the operator can mend, Exit after a logged defect."""
     try:
-        _open_and_serve(config, sockets, load, start)
+        _open_and_serve(config, sockets, lane, load, start)
     except BaseException as raised:
         error = _innermost(raised)
         if isinstance(error, SecureLLMError):
@@ -168,7 +182,7 @@ def _serve(
 
 
 def _open_and_serve(
-    config: Config, sockets: list[socket.socket], load: Callable[[], Config], start: "Start | None"
+    config: Config, sockets: list[socket.socket], wanted: str, load: Callable[[], Config], start: "Start | None"
 ) -> None:
     import trio
 
@@ -181,17 +195,23 @@ def _open_and_serve(
     announces = start is None or start.announces
     banner = Banner(config, ensure_first_key(config)) if announces else None
 
-    place = start.place if start is not None else ALONE
-
-    async def body(opened: "Runtime") -> None:
+    async def main() -> None:
+        lane = server.open_lane(wanted)
         link = Link(start.link) if start is not None else None
         status = banner if banner is not None else trio.TASK_STATUS_IGNORED
-        with open_admin_sockets(config, first=place.first) as admin:
-            await server.serve(opened, sockets=sockets, admin=admin, load=load, link=link, task_status=status)
+        place = start.place if start is not None else ALONE
+
+        async def body(opened: "Runtime") -> None:
+            with open_admin_sockets(config, first=place.first) as admin:
+                await server.serve(
+                    opened, sockets=sockets, lane=lane, admin=admin, load=load, link=link, task_status=status
+                )
+
+        await runtime.run(config, body, place, open_client=lane.open_client)
 
     try:
         with open_outlet():
-            trio.run(runtime.run, config, body, place)
+            trio.run(main)
     finally:
         if banner is not None:
             banner.show_what_would_be_lost()
@@ -220,6 +240,11 @@ class Banner:
             # Whoever read our output has gone; the gateway serves all the same. What is buffered has no reader.
             sys.stdout = None
         self._shown = True
+        # What was made for the start stays for good, and is most of what there is: the collector, which would look at
+        # all of it again and again, costs a tenth of the CPU otherwise.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AT_OBJECTS, 10, 10)
 
     def show_what_would_be_lost(self) -> None:
         """Print a key that was made for a start that then failed: nothing would ever show it again."""

@@ -15,20 +15,19 @@ This is the only module that imports httpx for the relay; `network.py` is the on
 """
 
 import contextlib
-import functools
-import ssl
 from collections.abc import AsyncIterator
 
 import httpcore
 import httpx
 import trio
-import truststore
 
 from securellm.chat import Headers
 from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamInvalid, UpstreamTruncated
 from securellm.providers.base import Provider, UpstreamRequest
 from securellm.upstream.client import ClientStatistics, Exchange, StaleConnection
-from securellm.upstream.network import DestinationNotAllowed, GuardedBackend, Witness, witness_of_task
+from securellm.upstream.connecting import DestinationNotAllowed
+from securellm.upstream.network import GuardedBackend, Witness, witness_of_task
+from securellm.upstream.trust import shared_tls
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
@@ -44,7 +43,7 @@ class HttpxClient:
         self._limiter = trio.CapacityLimiter(provider.max_connections)
         self._backend = GuardedBackend(declared_host=provider.declared_host)
         self._transport = httpx.AsyncHTTPTransport(
-            verify=_shared_tls(),
+            verify=shared_tls(),
             http1=True,
             http2=False,
             trust_env=False,
@@ -119,6 +118,10 @@ class HttpxExchange:
         self._limiter = limiter
         self._slot: object | None = slot
         self._chunks: AsyncIterator[bytes] | None = None
+        # There is no public way to it; a test pins what it is needed for.
+        self._connection: httpcore.AsyncHTTP11Connection = (
+            response.stream._httpcore_stream._stream._connection  # type: ignore[union-attr]
+        )
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
 
@@ -146,7 +149,11 @@ class HttpxExchange:
         slot, self._slot = self._slot, None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+                # Bytes behind an answer would be taken for the next one: the library keeps them, and the connection.
+                unasked = bool(self._connection._h11_state.trailing_data[0])
                 await self._response.aclose()
+                if unasked:
+                    await self._connection.aclose()
                 await self._unwind()
         finally:
             self._limiter.release_on_behalf_of(slot)
@@ -195,12 +202,3 @@ def wire_headers(request: UpstreamRequest) -> Headers:
 
 def _outgoing(request: UpstreamRequest) -> httpx.Request:
     return httpx.Request(request.method, request.url, headers=request.headers, content=request.body)
-
-
-@functools.cache
-def _shared_tls() -> ssl.SSLContext:
-    # The system's certificate store, as every other program of the machine uses it. One context for all providers:
-    # building one takes milliseconds.
-    tls = truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    tls.set_alpn_protocols(["http/1.1"])
-    return tls

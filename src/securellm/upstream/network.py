@@ -1,8 +1,8 @@
 """How connections to providers are made: resolve, judge each address, connect, TLS, all under one deadline.
 
 It stands in for httpcore's own Trio backend for three reasons: the address must be judged after the name is
-resolved and be the one that is connected to (guard.py); TCP and TLS share one deadline; and a TLS handshake that is
-cancelled must close its socket, which httpcore's backend leaves to the garbage collector.
+resolved and be the one that is connected to (connecting.py); TCP and TLS share one deadline; and a TLS handshake
+that is cancelled must close its socket, which httpcore's backend leaves to the garbage collector.
 """
 
 import contextvars
@@ -14,7 +14,7 @@ from typing import Any
 import httpcore
 import trio
 
-from securellm.upstream.guard import refusal
+from securellm.upstream.connecting import DestinationNotAllowed, open_connection
 
 
 class Witness:
@@ -31,10 +31,6 @@ class Witness:
 
 witness_of_task: contextvars.ContextVar[Witness] = contextvars.ContextVar("witness_of_task")
 """Where set, the connections that this task uses report to it."""
-
-
-class DestinationNotAllowed(Exception):
-    """Every address of the name is one that requests must not go to; the text says which and why."""
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
@@ -56,7 +52,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             witness.connected = True
         deadline = trio.current_time() + timeout if timeout is not None else float("inf")
         with _mapped(connecting=True), trio.fail_at(deadline):
-            stream = await self._connect(host, port)
+            stream = await open_connection(host, port, declared_host=self._declared_host)
         return ProviderStream(stream, deadline)
 
     async def connect_unix_socket(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
@@ -66,25 +62,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         """Only httpcore's own retries would call this, and they are off."""
         await trio.sleep(seconds)
-
-    async def _connect(self, host: str, port: int) -> trio.SocketStream:
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-        reasons = {
-            sockaddr[0]: refusal(str(sockaddr[0]), host=host, declared_host=self._declared_host)
-            for *_, sockaddr in found
-        }
-        allowed = [str(address) for address, reason in reasons.items() if reason is None]
-        if not allowed:
-            address, reason = next(iter(reasons.items()), ("", "no address"))
-            raise DestinationNotAllowed(f"{host} resolves to {address}: {reason}")
-        failure: OSError | None = None
-        for address in allowed:
-            try:
-                return await trio.open_tcp_stream(address, port)
-            except OSError as exc:
-                failure = exc
-        assert failure is not None
-        raise failure
 
 
 class ProviderStream(httpcore.AsyncNetworkStream):

@@ -79,6 +79,7 @@ class Upstream:
         self._heartbeat_s = heartbeat_s or math.inf
         self._most_output_bytes = permit.holdings.most_output_bytes
         self._pump = Pump(exchange) if heartbeat_s else None
+        self._failure: Exception | None = None  # of `feed`
 
     async def __aenter__(self) -> "Upstream":
         if self._pump is not None:
@@ -118,12 +119,44 @@ class Upstream:
             self.outcome = Outcome(Status.FAILED, self.status, failure.code, failure.recorded)
         return self._pulled(relayed.data, relayed.held + tail, last=True)
 
+    @property
+    def exchange(self) -> Exchange | None:
+        """Whose body a lane may read itself and give to `feed`; None when heartbeats need every wait to be here."""
+        return self._exchange if self._pump is None else None
+
+    @property
+    def due_s(self) -> float:
+        """When `pull` must be called at the latest, on Trio's clock, unless `feed` moves it later."""
+        return min(self._idle_deadline_s, self._deadline_s)
+
+    def feed(self, data: bytes) -> bytes | None:
+        """What bytes of the body that a lane has read become; None when only `pull` can say. Never waits."""
+        try:
+            relayed = self._relay.feed(data)
+        except Exception as error:
+            self._failure = error
+            return None
+        if relayed.semantic:
+            self._idle_deadline_s = trio.current_time() + self._idle_s
+        if self._relay.terminal or self._relay.failure is not None:
+            self._first = relayed
+            return None
+        self._permit.bytes_out += len(relayed.data)
+        self._permit.bodies.answered(relayed.data)
+        return relayed.data
+
+    def waiting(self) -> trio.CancelScope:
+        """A scope for a lane that waits beside `feed`: it is cancelled when the request is ended from outside."""
+        return self._permit.waiting_under(trio.CancelScope())
+
     def unrecorded(self, error: SecureLLMError) -> bytes:
         """The error event that stands in for the held bytes when their record is not durable."""
         return self._relay.fail(error)
 
     async def _next(self) -> Relayed | None:
         """What the next read becomes; None at the end of the provider's body."""
+        if self._failure is not None:
+            raise self._failure
         if self._first is not None:
             first, self._first = self._first, None
             return first

@@ -65,6 +65,7 @@ class Connection(TCPServer):
         self.idle = True  # no request is being served
         self.idle_since_s = trio.current_time()
         self._limits = limits
+        self._already = b""  # was read before this took the connection over
         self._transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
         self._deadline_s = math.inf
         self._head_deadline_s = math.inf  # of the head that has begun
@@ -189,7 +190,8 @@ class Connection(TCPServer):
         with trio.CancelScope(deadline=self._deadline_s) as self._reading:
             if self._http.full:
                 await trio.sleep_forever()  # until the answer is out and the reader is woken
-            data = bytes(await self.stream.receive_some(MAX_RECV))
+            data = self._already or bytes(await self.stream.receive_some(MAX_RECV))
+            self._already = b""
         woken = self._reading.cancelled_caught
         self._reading = None
         if self._over or self._lingering:

@@ -1,8 +1,8 @@
 """HTTP/1.1 on one connection: Hypercorn's h11 protocol, made strict, and prompt when a caller hangs up.
 
 What differs from `hypercorn.protocol.h11` and why:
-- the raw head is checked for what h11 lets pass (`head.py`), and every refusal is JSON, after which the connection
-  ends;
+- the raw head and the raw chunks are checked for what h11 lets pass (`head.py`, `_fast/http1_py.py`), and every refusal
+  is JSON, after which the connection ends;
 - HTTP/2 is never switched to and WebSockets are refused by the application, as there are none yet;
 - `Expect: 100-continue` is answered when the application asks for the body, which is after the key was checked;
 - while an answer is being sent the socket is still read, so that a caller who hangs up is noticed behind a pipelined
@@ -26,6 +26,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 
+from securellm._fast import http1
 from securellm.chat import Headers
 from securellm.errors import BadRequest, HeadTooLarge, InternalError, SecureLLMError, SlowBody
 from securellm.ids import new_request_id
@@ -74,6 +75,7 @@ class Http1(H11Protocol):
         self._broken = False  # the caller's framing is broken, or the request was refused: nothing more is parsed
         self._http10 = False
         self._asked_head = False
+        self._chunks: http1.ChunkedDecoder | None = None  # a second, strict reader of a chunked body
         self._last = False  # a WebSocket was asked for: it is refused, and what follows is no HTTP
 
     @property
@@ -93,6 +95,9 @@ class Http1(H11Protocol):
                 return
             if self._reading_head:
                 self._head += event.data
+            elif not self._are_chunks(event.data):
+                self._on_broken_body()
+                return
             self.connection.receive_data(event.data)
             await self.pump()
         elif isinstance(event, Closed):
@@ -162,7 +167,7 @@ class Http1(H11Protocol):
         self._asked_head = request.method == b"HEAD"
         self._last = any(name == b"upgrade" and b"websocket" in value.lower() for name, value in request.headers)
         try:
-            check_head(head, max_head_bytes=self.config.h11_max_incomplete_size)
+            checked = check_head(head, max_head_bytes=self.config.h11_max_incomplete_size)
         except SecureLLMError as error:
             await self.refuse(error, request.target.decode("latin-1"), list(request.headers))
             return
@@ -187,12 +192,29 @@ class Http1(H11Protocol):
                 state=self.connection_state,
             )
         )
+        self._chunks = http1.ChunkedDecoder(request=True) if checked.chunked else None
+        if not self._are_chunks(bytes(trailing)):
+            self._on_broken_body()
+
+    def _are_chunks(self, data: bytes) -> bool:
+        """Whether a body that is chunked goes on as it should."""
+        if self._chunks is not None:
+            try:
+                self._chunks.feed(data)
+            except BadRequest:
+                return False
+        return True
+
+    def _on_broken_body(self) -> None:
+        self._broken = True
+        if isinstance(self.stream, Exchange):
+            self.stream.fail(BadRequest("the request body is not framed as HTTP says"))
 
     async def _on_malformed(self, error: h11.RemoteProtocolError) -> None:
         """The bytes are not HTTP, or the connection ended within a message."""
         self._broken = True
         if isinstance(self.stream, Exchange):
-            self.stream.fail(BadRequest("the request body is not framed as HTTP says"))
+            self._on_broken_body()
         elif error.error_status_hint == HeadTooLarge.status:
             limit_bytes = self.config.h11_max_incomplete_size
             await self.refuse(HeadTooLarge(f"the request head is over {limit_bytes} bytes (server.max_head_bytes)"))

@@ -4,6 +4,7 @@ import logging
 import math
 import socket
 import ssl
+from collections.abc import Callable
 
 import msgspec
 import trio
@@ -18,6 +19,8 @@ from securellm.web.seam import Runtime
 
 MAX_REQUESTS = 2**40  # on one connection: never closed for their number (Hypercorn's default is 1,000)
 REFUSALS_LOGGED_EVERY_S = 1.0  # whoever opens too many connections does not fill the log as well
+
+MakeConnection = Callable[[ASGIWrapper, HypercornConfig, WorkerContext, Stream, Limits], Connection]
 
 _log = logging.getLogger("securellm.server")
 
@@ -38,6 +41,7 @@ class Listening:
         runtime: Runtime,
         sockets: list[socket.socket],
         tls: ssl.SSLContext | None,
+        make_connection: MakeConnection = Connection,
         app: EdgeApp | None = None,
     ) -> None:
         self.app = app if app is not None else EdgeApp(runtime)
@@ -50,6 +54,7 @@ class Listening:
         self._max_connections = runtime.config.server.max_connections
         self._sockets = sockets
         self._tls = tls
+        self._make_connection = make_connection
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
         self._refused = 0
@@ -111,7 +116,7 @@ class Listening:
             self._config = self._runtime.config
             self._hypercorn = hypercorn_config(self._runtime)
             self._limits = limits_of(self._runtime)
-        connection = Connection(self._wrapped, self._hypercorn, self._context, stream, self._limits)
+        connection = self._make_connection(self._wrapped, self._hypercorn, self._context, stream, self._limits)
         self._connections.add(connection)
         try:
             await connection.run()

@@ -1,0 +1,80 @@
+"""What other compiled modules may know of the reactor."""
+
+from libc.stdint cimport int64_t, uint32_t
+
+
+cdef class Reactor:
+    cdef int _epoll
+    cdef int _timer
+    cdef double _offset_s
+    cdef double _armed_s
+    cdef dict _channels
+    cdef list _heap
+    cdef int _relaying
+    cdef int _trio_epoll
+    cdef object _token
+    cdef object _scope
+    cdef object _failure
+    cdef readonly int64_t woken
+    cdef readonly int64_t wakes
+    cdef readonly int64_t events
+
+    cdef int _linger(self, double timeout_s) except -1
+    cdef int _arm(self, Channel channel, uint32_t mask) except -1
+    cdef int _forget(self, Channel channel) except -1
+    cdef int _schedule(self, Channel channel) except -1
+    cdef int _fire(self) except -1
+    cdef int _set_timer(self) except -1
+    cdef int _up(self, Py_ssize_t index) except -1
+    cdef int _down(self, Py_ssize_t index) except -1
+    cdef int _unschedule(self, Channel channel) except -1
+
+
+cdef class Channel:
+    cdef Reactor _reactor
+    cdef readonly object socket
+    cdef readonly int fd
+    cdef uint32_t _mask
+    cdef readonly bint eof
+    cdef readonly bint broken
+    cdef readonly bint closed
+    cdef readonly bint expired
+    cdef readonly int64_t received_bytes
+    cdef readonly Py_ssize_t queued_bytes
+    cdef public object on_gone
+    cdef bint _caller
+    cdef Py_ssize_t _read_ahead
+    cdef bytes _inbox
+    cdef object _task
+    cdef int _waits
+    cdef list _queue
+    cdef Py_ssize_t _offset
+    cdef object _tls
+    cdef object _incoming
+    cdef object _outgoing
+    cdef object _stream
+    cdef bytes _sealed
+    cdef Channel _source
+    cdef Channel _target
+    cdef object _decoder
+    cdef object _feed
+    cdef object _failure
+    cdef double _deadline_s
+    cdef double _stall_s
+    cdef double _stall_at_s
+    cdef Py_ssize_t _stall_bytes
+    cdef double _heap_at_s
+    cdef Py_ssize_t _heap_index
+
+    cdef int _read(self, uint32_t happened) except -1
+    cdef int _read_tls(self, bytes data) except -1
+    cdef int _deliver(self, bytes data) except -1
+    cdef int _relay(self, bytes data) except -1
+    cdef int _end(self, bint broken) except -1
+    cdef int _wake(self) except -1
+    cdef int _send_frame(self, bytes data) except -1
+    cdef int _enqueue(self, bytes data, Py_ssize_t offset) except -1
+    cdef int _flush(self) except -1
+    cdef int _flush_tls(self) except -1
+    cdef int _sent(self, Py_ssize_t count) except -1
+    cdef int _drained(self) except -1

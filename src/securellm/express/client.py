@@ -1,0 +1,179 @@
+"""The native upstream client: one provider's origin over the reactor, HTTP/1.1, kept connections, no redirects.
+
+Implements `upstream.client.Client`. A connection that is kept is watched by the reactor, so that one which the provider
+closes, or writes to unasked, is gone from the pool at once; what closes between our look and our request is a
+StaleConnection. Cancelling closes. Names are resolved and judged, and certificates verified, as for the other client.
+"""
+
+import functools
+import math
+import ssl
+from urllib.parse import urlsplit
+
+import trio
+
+from securellm._fast import http1
+from securellm._fast.reactor_c import Channel, Reactor
+from securellm.chat import Headers
+from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamTruncated
+from securellm.express.exchange import NativeExchange
+from securellm.providers.base import Provider, UpstreamRequest
+from securellm.upstream.client import ClientStatistics, StaleConnection
+from securellm.upstream.connecting import DestinationNotAllowed, open_connection
+from securellm.upstream.trust import shared_tls
+
+KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
+MAX_KEPT_CONNECTIONS = 100
+MAX_HEAD_BYTES = 100 * 1024
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class NativeClient:
+    """Asks one provider's origin."""
+
+    def __init__(self, provider: Provider, reactor: Reactor) -> None:
+        parts = urlsplit(provider.origin)
+        assert parts.hostname is not None
+        self._origin = provider.origin
+        self._name = f"provider {provider.name}"  # callers read the name, never the address
+        self._host = parts.hostname
+        self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
+        self._declared_host = provider.declared_host
+        self._tls = shared_tls() if parts.scheme == "https" else None
+        self._session: ssl.SSLSession | None = None
+        self._reactor = reactor
+        self._kept: list[Channel] = []  # the one used last is used next
+        self._connections = 0
+        self._max_connections = provider.max_connections
+        self._in_use = 0
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def send(self, request: UpstreamRequest, *, connect_s: float) -> NativeExchange:
+        """As the contract says."""
+        if self._in_use < self._max_connections:
+            self._in_use += 1
+        else:
+            await self._waiting.park()  # whoever gives a slot back hands it over
+        channel: Channel | None = None
+        try:
+            kept = self._take_kept()
+            channel = kept if kept is not None else await self._connect(connect_s)
+            channel.write(self._encode_head(request), request.body)
+            return await self._read_head(channel, request, kept=kept is not None)
+        except BaseException:
+            self.done(channel, reusable=False)
+            raise
+
+    async def aclose(self) -> None:
+        """Close every kept connection."""
+        while (channel := self._take_kept()) is not None:
+            self._close(channel)
+
+    def statistics(self) -> ClientStatistics:
+        """The figures now."""
+        return ClientStatistics(
+            self._origin, self._in_use, len(self._waiting), self._connections, self._max_connections
+        )
+
+    def __repr__(self) -> str:
+        return f"<NativeClient {self._origin} in_use={self._in_use} waiting={len(self._waiting)}>"
+
+    def done(self, channel: Channel | None, *, reusable: bool) -> None:
+        """An exchange is over: keep its connection or close it, and give the slot to whoever waits."""
+        if channel is not None:
+            if reusable and len(self._kept) < MAX_KEPT_CONNECTIONS:
+                channel.on_gone = functools.partial(self._drop, channel)
+                channel.deadline_s = self._reactor.now_s() + KEEP_ALIVE_S
+                self._kept.append(channel)
+            else:
+                self._close(channel)
+        if self._waiting:
+            self._waiting.unpark()
+        else:
+            self._in_use -= 1
+
+    def _take_kept(self) -> Channel | None:
+        if not self._kept:
+            return None
+        channel = self._kept.pop()
+        channel.on_gone = None
+        channel.deadline_s = math.inf
+        return channel
+
+    def _drop(self, channel: Channel) -> None:
+        self._kept.remove(channel)
+        self._close(channel)
+
+    def _close(self, channel: Channel) -> None:
+        self._connections -= 1
+        channel.close()
+
+    async def _connect(self, connect_s: float) -> Channel:
+        try:
+            with trio.fail_after(connect_s):
+                stream = await open_connection(self._host, self._port, declared_host=self._declared_host)
+                tls = await self._handshake(stream) if self._tls is not None else None
+        except trio.TooSlowError as error:
+            raise ConnectTimeout(f"no connection to {self._name} within {connect_s:g} s") from error
+        except DestinationNotAllowed as error:
+            raise DestinationRefused(f"{self._name} resolves to an address that requests must not go to") from error
+        except (OSError, trio.BrokenResourceError) as error:
+            raise ConnectFailed(f"cannot connect to {self._name}") from error
+        self._connections += 1
+        return self._reactor.add(stream.socket, tls=tls)
+
+    async def _handshake(self, stream: trio.SocketStream) -> "trio.SSLStream[trio.SocketStream]":
+        """TLS on the connection; one that fails or is cancelled closes it. A session is taken up where it can be."""
+        assert self._tls is not None
+        tls = trio.SSLStream(stream, self._tls, server_hostname=self._host, https_compatible=True)
+        try:
+            if self._session is not None:
+                tls.session = self._session
+            await tls.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return tls
+
+    def _encode_head(self, request: UpstreamRequest) -> bytes:
+        target, host = _place_of(request.url)
+        headers: Headers = [(b"host", host), *request.headers]
+        if request.body or request.method in _WITH_BODY:
+            headers.append((b"content-length", b"%d" % len(request.body)))
+        return http1.encode_request(request.method.encode("ascii"), target, headers)
+
+    async def _read_head(self, channel: Channel, request: UpstreamRequest, *, kept: bool) -> NativeExchange:
+        before = channel.received_bytes
+        data = b""
+        while True:
+            more = channel.take()
+            if more:
+                data += more
+                parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
+                while parsed is not None:
+                    head, end = parsed
+                    data = data[end:]
+                    if head.status >= 200:
+                        channel.give_back(data)
+                        return NativeExchange(self, channel, head)
+                    parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
+            elif channel.eof:
+                if kept and channel.received_bytes == before:
+                    raise StaleConnection(f"{self._name} had closed a kept connection")
+                raise UpstreamTruncated(f"{self._name} closed the connection before it answered")
+            else:
+                await channel.receive_ready()
+
+
+@functools.lru_cache(maxsize=1024)
+def _place_of(url: str) -> tuple[bytes, bytes]:
+    """What stands in the request line, and in Host."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if parts.port is not None and parts.port != _DEFAULT_PORTS[parts.scheme]:
+        host += f":{parts.port}"
+    target = parts.path or "/"
+    return (f"{target}?{parts.query}" if parts.query else target).encode("ascii"), host.encode("ascii")
