@@ -43,7 +43,7 @@ class Discovery:
     async def recall(self) -> None:
         """Put into the catalogue what was kept."""
         try:
-            kept = await trio.to_thread.run_sync(self._store.read_models, abandon_on_cancel=True)
+            kept = await self._store.in_thread(self._store.read_models)
         except StoreUnavailable as error:
             _log.warning("the models that providers listed earlier cannot be read: %s", error.message)
             return
@@ -82,7 +82,7 @@ class Discovery:
             for card in cards
         ]
         try:
-            await trio.to_thread.run_sync(self._store.save_models, provider.name, kept)
+            await self._store.in_thread(self._store.save_models, provider.name, kept)
         except StoreUnavailable as error:
             _log.warning("the models that %s lists are not kept: %s", provider.name, error.message)
 

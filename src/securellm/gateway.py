@@ -19,7 +19,7 @@ import msgspec
 from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import Bodies
-from securellm.cache.answers import Answers, Hit, Lead
+from securellm.cache.answers import FRAMES_TO_WHOLE, Answers, Hit, Lead
 from securellm.candidates import candidates_of, most_of
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
 from securellm.errors import (
@@ -167,6 +167,7 @@ class Gateway:
         permit = Permit(call, caller, peeked, body, route, holdings, page, bodies, deadline_s)
         if holdings.lead is not None:
             permit.collected = bytearray()
+            permit.collects_bytes = FRAMES_TO_WHOLE * serving.config.cache.max_entry_bytes
         self._open[call.request_id] = _Open(permit, serving)
         return permit
 

@@ -77,6 +77,7 @@ class Permit:
         self.bytes_out = 0
         self.streamed = False  # the answer is a stream that has begun
         self.collected: bytearray | None = None  # the answer as the caller gets it, where it may be kept
+        self.collects_bytes = 0  # beyond which it is too long to be kept
         self.first_token_s: float | None = None
         self.complete = False  # the provider's own terminal event, or a whole body, has been read
         self.receipt: Receipt | None = None
@@ -126,7 +127,7 @@ class Permit:
         """The next bytes of the answer, as the caller gets them."""
         self.bytes_out += len(data)
         self.bodies.answered(data)
-        if self.collected is not None:
+        if self.collected is not None and len(self.collected) <= self.collects_bytes:
             self.collected += data
 
     def skip(self, target: Target, reason: str) -> None:

@@ -44,6 +44,7 @@ from securellm.upstream.origins import Origins, OriginStatistics
 from securellm.workers.channel import Channel
 from securellm.workers.place import ALONE, Place
 
+FIRST_LOOK_S = 1.0  # at the store, at the start; one that hangs is looked at again while we serve
 INDEX_RETRY_S = 10.0  # between two looks for a store that is down
 
 _log = logging.getLogger("securellm.runtime")
@@ -259,7 +260,8 @@ async def run(
         gateway = Gateway(serving, accounts, commons.budgets, commons.answers, ledger)
         accounts.on_change(gateway.end_requests_of)
         discovery = Discovery(serving, store)
-        await discovery.recall()
+        with trio.move_on_after(FIRST_LOOK_S):
+            await discovery.recall()
         channel = Channel(place)
         async with trio.open_nursery() as nursery:
             runtime = Runtime(
@@ -302,7 +304,8 @@ async def _keep_index_filled(config: Config) -> None:
 async def _open_accounts(config: Config, store: Store) -> AsyncIterator[Accounts]:
     """The accounts as they are now; a store that is down is no reason not to start."""
     accounts = Accounts(config, store)
-    await accounts.refresh()
+    with trio.move_on_after(FIRST_LOOK_S):
+        await accounts.refresh()
     yield accounts
 
 

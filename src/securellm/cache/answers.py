@@ -22,6 +22,7 @@ from securellm.config.tree import Cache as Settings
 
 MAX_BODY_BYTES = 1024 * 1024  # of a request; reading and hashing a longer one costs more than it is likely to save
 MOST_IN_ROW = 4  # leads that were abandoned, one after the other
+FRAMES_TO_WHOLE = 16  # times as long as the whole a stream may be: each token has a chunk around it
 OFF_LOOP_BYTES = 32 * 1024  # from here on a body is read in a thread
 
 
@@ -218,7 +219,7 @@ class Answers:
         """The answer as it is kept; None when it is not."""
         most_bytes = self._settings.max_entry_bytes
         if stream:
-            most_bytes *= 16  # frames repeat themselves: each token has a chunk around it
+            most_bytes *= FRAMES_TO_WHOLE
         try:
             if len(answer) > most_bytes:
                 raise CannotGather("it is too long")
