@@ -16,8 +16,9 @@ from securellm.accounts.windows import Window
 from securellm.chat import Caller, KeyId, RequestId
 from securellm.limits.purse import LEASE_S, Exchange, Purse, Reservation, Waiter
 
-EXAMPLES = 100 * int(os.environ.get("SECURELLM_TEST_SCALE", "1"))
-WALKS = 12 * int(os.environ.get("SECURELLM_TEST_SCALE", "1"))
+SCALE = float(os.environ.get("SECURELLM_TEST_SCALE", "1"))
+EXAMPLES = max(20, int(100 * SCALE))
+WALKS = max(2, int(12 * SCALE))
 STEPS = 400
 START_S = 1_795_219_000  # 200 s before a midnight
 STALE_S = 400.0
