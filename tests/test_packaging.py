@@ -145,7 +145,9 @@ def test_every_dependency_has_its_reason() -> None:
     assert bare == []
 
 
-@pytest.mark.parametrize("script", ["scripts/serve", "scripts/test", "scripts/bench", "scripts/lock", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/serve", "scripts/test", "scripts/bench", "scripts/soak", "scripts/lock", ".ci/run"]
+)
 def test_scripts_can_be_run(script: str) -> None:
     """Each script is executable and free of syntax errors, as are the parts that it reads."""
     assert os.access(ROOT / script, os.X_OK)
