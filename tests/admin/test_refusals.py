@@ -96,6 +96,26 @@ async def test_an_administrators_key_may_be_restricted(at: tuple[RunningGateway,
         assert (refused.status, refused.json()["error"]["code"]) == (403, code)
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "grants", "code"),
+    [
+        ("GET", "/v1/models", Grants(networks=("10.0.0.0/8",)), "address_not_allowed"),
+        ("GET", "/v1/models/openai/m1", Grants(networks=("10.0.0.0/8",)), "address_not_allowed"),
+        ("POST", "/v1/requests/x/cancel", Grants(networks=("10.0.0.0/8",)), "address_not_allowed"),
+        ("GET", "/metrics", Grants(networks=("10.0.0.0/8",)), "address_not_allowed"),
+        ("POST", "/api/models/sync", Grants(networks=("10.0.0.0/8",)), "address_not_allowed"),
+        ("POST", "/api/models/sync", Grants(endpoints=("messages",)), "endpoint_not_allowed"),
+    ],
+)
+async def test_grants_count_where_no_provider_is_asked(serving, provider, method, target, grants: Grants, code: str):
+    """On the main port, too, a key is bound to its addresses and doors at every endpoint that needs a key."""
+    with trio.fail_after(20):
+        gateway = await serving({"openai": provider})
+        key = await make_key(gateway, "operator", grants=grants)
+        refused = await fetch(gateway.base_url, method, target, None, {"authorization": f"Bearer {key}"})
+        assert (refused.status, refused.json()["error"]["code"]) == (403, code)
+
+
 async def test_a_key_is_needed_where_authentication_is_off(serving, provider):
     """With security.require_auth = false whoever reaches the socket needs an administrator's key all the same."""
     with trio.fail_after(20):

@@ -77,6 +77,38 @@ async def test_one_worker_serves_administration_for_all(tmp_path: Path, provider
         assert not admin.path.exists()
 
 
+async def test_administration_ends_last(tmp_path: Path, provider: FakeProvider) -> None:
+    """While a stop waits for open requests they can be seen and ended, which ends the stop; then the socket is gone."""
+    environ = _settings(tmp_path, provider)
+    key = await trio.to_thread.run_sync(_make_admin, tmp_path, environ)
+    admin = Administrator(tmp_path / "state" / "admin.sock", key)
+    provider.default = (script.never(),)
+    with trio.fail_after(60):
+        async with (
+            open_process(tmp_path, environ, "--workers", "1") as gateway,
+            open_client(gateway.base_url) as client,
+        ):
+            await client.request("POST", CHAT.path, CHAT.body("openai/m1"), CHAT.auth())
+            await provider.arrived()
+            gateway.process.send_signal(signal.SIGINT)
+            await _refuses(gateway.base_url)
+            (listed,) = (await admin.do("GET", "/api/admin/requests"))["requests"]
+            await admin.do("POST", f"/api/admin/requests/{listed['request_id']}/cancel")
+            assert CHAT.error_of(await client.read_response())["code"] == "request_cancelled"
+            assert await gateway.process.wait() == 0
+    assert not admin.path.exists()
+
+
+async def _refuses(base_url: str) -> None:
+    """Return when the main port takes no more connections: the drain has begun."""
+    while True:
+        try:
+            async with open_client(base_url):
+                await trio.sleep(0.02)
+        except OSError:
+            return
+
+
 async def _both(admin: Administrator) -> list[dict[str, Any]]:
     """The workers, once somebody listens at the socket and both are there."""
     while True:
