@@ -60,9 +60,9 @@ def test_print_shows_no_secret() -> None:
 
 def test_warnings_go_to_standard_error() -> None:
     """What is only a warning does not change the end."""
-    done = _run("check-config", REDIS_URL="redis://CANARY@h")
+    done = _run("check-config", OTLP_ENDPOINT="http://CANARY")
     assert done.exit_code == 0
-    assert "warning: REDIS_URL is set, but redis.url is not built in this version" in done.stderr
+    assert "warning: OTLP_ENDPOINT is set, but telemetry.otlp_endpoint is not built in this version" in done.stderr
     assert "CANARY" not in done.output
 
 

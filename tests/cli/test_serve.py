@@ -312,8 +312,8 @@ def test_a_banner_that_nobody_reads(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         try:
-            line = json.loads(process.stderr.readline())
-            port = int(line["message"].rpartition(":")[2])
+            lines = (json.loads(line)["message"] for line in process.stderr)
+            port = next(int(line.rpartition(":")[2]) for line in lines if line.startswith("serving on http"))
         except BaseException:
             process.kill()  # or leaving the block would wait for it for ever
             raise

@@ -8,6 +8,7 @@ from securellm.chat import Headers
 _METHODS = b"GET, HEAD, POST, OPTIONS"
 _EXPOSED = (
     b"x-request-id, request-id, retry-after, x-securellm-provider, x-securellm-model, x-securellm-attempts, "
+    b"x-securellm-cache, "
     b"x-securellm-error-source, x-securellm-dropped, x-securellm-context-truncated, x-securellm-usage-source"
 )
 _MAX_AGE_S = b"600"  # how long a browser remembers a preflight; browsers cap it at minutes themselves
