@@ -198,7 +198,7 @@ def _open_and_serve(
     async def main() -> None:
         lane = server.open_lane(wanted)
         link = Link(start.link) if start is not None else None
-        status = banner if banner is not None else trio.TASK_STATUS_IGNORED
+        status = Started(banner)
         place = start.place if start is not None else ALONE
 
         async def body(opened: "Runtime") -> None:
@@ -224,6 +224,23 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
+class Started:
+    """What is done once a process serves: the banner, if it shows one, and nothing of the start is looked at again."""
+
+    def __init__(self, banner: "Banner | None") -> None:
+        self._banner = banner
+
+    def started(self, urls: list[str] | None = None) -> None:
+        """Called by the server as its task status."""
+        if self._banner is not None:
+            self._banner.started(urls)
+        # What was made for the start stays for good, and is most of what there is: the collector, which would look at
+        # all of it again and again, costs a tenth of the CPU otherwise.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_AT_OBJECTS, 10, 10)
+
+
 class Banner:
     """Tells the person at the terminal, once the server has started, where it is and what to type next."""
 
@@ -240,11 +257,6 @@ class Banner:
             # Whoever read our output has gone; the gateway serves all the same. What is buffered has no reader.
             sys.stdout = None
         self._shown = True
-        # What was made for the start stays for good, and is most of what there is: the collector, which would look at
-        # all of it again and again, costs a tenth of the CPU otherwise.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(GARBAGE_AT_OBJECTS, 10, 10)
 
     def show_what_would_be_lost(self) -> None:
         """Print a key that was made for a start that then failed: nothing would ever show it again."""
