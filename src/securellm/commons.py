@@ -16,7 +16,7 @@ from securellm.cache.answers import Answers
 from securellm.cache.opening import choose_cache
 from securellm.config import Config
 from securellm.config.tree import RateLimit
-from securellm.limits.budgets import STALE_MARGIN_S, Budgets
+from securellm.limits.budgets import Budgets
 from securellm.limits.leased import LeasedStore
 from securellm.limits.limiter import Limiter, Refusal
 from securellm.limits.process import ProcessStore
@@ -56,6 +56,14 @@ class Commons:
             if isinstance(self.limits, LeasedStore):
                 nursery.start_soon(self.limits.keep)
 
+    def follow(self, config: Config) -> None:
+        """Go by another configuration: what is asked for in it from now on of what goes on."""
+        if isinstance(self.limits, LeasedStore):
+            self.limits.follow(config.rate_limit)
+        if self.answers is not None:
+            self.answers.follow(config.cache, config.redis.ttl_secs)
+        self.budgets.follow(config.timeouts)
+
     def limiter(self, settings: RateLimit) -> Limiter:
         """The limits as a configuration sets them, on the counts that go on."""
         return Limiter(settings, self.limits, self._accounts.rates, _monotonic_us, self._report)
@@ -69,8 +77,8 @@ async def open_commons(config: Config, place: Place, accounts: Accounts, metrics
         limits = opened.enter_context(_open_limits(config.rate_limit, place, link))
         spending = SpendingDatabase(config)
         opened.callback(spending.close)
-        stale_after_s = config.timeouts.total_s + STALE_MARGIN_S
-        budgets = Budgets(spending, accounts.budgets, stale_after_s=stale_after_s)
+        budgets = Budgets(spending, accounts.budgets)
+        budgets.follow(config.timeouts)
         cache = choose_cache(config.cache, link, time.monotonic)
         answers = Answers(config.cache, config.redis.ttl_secs, cache) if cache is not None else None
         yield Commons(link, limits, budgets, answers, accounts, metrics)

@@ -179,6 +179,7 @@ class Runtime:
         before, self._serving = self._serving, prepared.serving
         self._discovery = prepared.discovery
         self.accounts.configure(prepared.serving.config)
+        self.commons.follow(prepared.serving.config)
         self.gateway.take(prepared.serving)
         self._nursery.start_soon(before.retire)
 

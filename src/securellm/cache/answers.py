@@ -125,14 +125,18 @@ class Answers:
     """The answers of one process; with Redis as the store, of all that share it."""
 
     def __init__(self, settings: Settings, ttl_s: float, store: Cache) -> None:
-        self._settings = settings
-        self._ttl_s = ttl_s
+        self.follow(settings, ttl_s)
         self._store = store
         self._flights: dict[Key, _Flight] = {}
         self._hits = 0
         self._misses = 0
         self._followed = 0
         self._unkept = 0
+
+    def follow(self, settings: Settings, ttl_s: float) -> None:
+        """Go by these settings for what is kept from now on."""
+        self._settings = settings
+        self._ttl_s = ttl_s
 
     async def key_of(
         self,

@@ -25,10 +25,11 @@ import trio
 from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import GRANTED, Answer, Batch, Spending
 from securellm.chat import Caller, RequestId
+from securellm.config.tree import Timeouts
 from securellm.errors import BudgetExceeded, BudgetsUnavailable, StoreUnavailable
 from securellm.limits.purse import LOOK_EVERY_S, MAX_NUSD, MAX_TOKENS, Purse, Reservation, Waiter
 
-__all__ = ["STALE_MARGIN_S", "Budgets", "BudgetsStatistics", "Reservation", "SpendingStore"]
+__all__ = ["Budgets", "BudgetsStatistics", "Reservation", "SpendingStore"]
 
 PATIENCE_S = 1.0  # for which a request waits at most while the store answers others
 STALE_MARGIN_S = 30.0  # after a request's last moment its reservation is ended as charged
@@ -94,6 +95,10 @@ class Budgets:
         self._error: str | None = None
         self._unavailable = 0
         self._exceeded: dict[str, int] = {}
+
+    def follow(self, timeouts: Timeouts) -> None:
+        """Take a reservation for forgotten when no request made from now on can be under way any more."""
+        self._purse.stale_after_s = timeouts.total_s + STALE_MARGIN_S
 
     def __repr__(self) -> str:
         return f"<Budgets {self.statistics()}>"

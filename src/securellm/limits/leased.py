@@ -68,7 +68,8 @@ class LeasedStore:
     ) -> None:
         self._link = link
         self._scripts = lua or scripts()
-        self._refuses = settings.when_unreachable == "refuse"
+        self._refuses = False
+        self.follow(settings)
         self._now_us = now_us
         self._member = secrets.token_hex(8)
         self._parts = 2 * processes  # another machine is there, or nobody would have set Redis up
@@ -82,6 +83,10 @@ class LeasedStore:
         self._announced_us = -MEMBER_EVERY_US
         self._cut_off_until_us = 0  # Redis is there and did not answer just now
         self._forgotten = 0
+
+    def follow(self, settings: RateLimit) -> None:
+        """Go by this policy for when Redis is away."""
+        self._refuses = settings.when_unreachable == "refuse"
 
     @property
     def degraded(self) -> bool:

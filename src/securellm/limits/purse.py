@@ -122,7 +122,7 @@ class Purse:
         self.stale = 0
         self._budgets_of = budgets_of
         self._owner = owner
-        self._stale_after_s = stale_after_s
+        self.stale_after_s = stale_after_s
         self._leases: dict[tuple[str, Window], Lease] = {}
         self._parts_of: dict[str | None, tuple[Sequence[Budget], float, tuple[Lease, ...]]] = {}
         self._open: dict[Reservation, None] = {}  # in the order in which they become stale
@@ -295,7 +295,7 @@ class Purse:
     def _reservation(
         self, parts: tuple[Lease, ...], cost_nusd: int, tokens: int, request_id: RequestId, now_s: float
     ) -> Reservation:
-        reservation = Reservation(self, parts, cost_nusd, tokens, request_id, now_s + self._stale_after_s)
+        reservation = Reservation(self, parts, cost_nusd, tokens, request_id, now_s + self.stale_after_s)
         if parts:
             self._open[reservation] = None
         return reservation
