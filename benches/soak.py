@@ -35,6 +35,7 @@ SHORT_MINUTES = 0.2
 SHORT_SEGMENTS = 2
 REST_S = 2.0
 SETTLED_S = 20.0
+SILENCE_S = 5.0  # of a provider, until the gateway gives up: long enough for a provider that shares a busy machine
 GROWTH = 1.10
 MORE_DESCRIPTORS = 4
 MORE_THREADS = 4
@@ -61,8 +62,8 @@ output_usd_per_mtok = 15
 input_usd_per_mtok = 3
 output_usd_per_mtok = 15
 [timeouts]
-first_token_s = {stall}
-idle_s = {stall}
+first_token_s = {silence}
+idle_s = {silence}
 [rate_limit]
 claude_rpm = 0
 [rate_limit.per_key]
@@ -96,7 +97,13 @@ async def soak(folder: Path, minutes: float, segments: int, lane: str) -> list[s
     wrong: list[str] = []
     async with open_fake_provider(["good"]) as provider:
         provider.choose = choose_script
-        settings = {"body": BODY_AT_MOST_BYTES, "stall": STALL_S, "slots": SLOTS, "url": provider.base_url}
+        settings = {
+            "body": BODY_AT_MOST_BYTES,
+            "stall": STALL_S,
+            "silence": SILENCE_S,
+            "slots": SLOTS,
+            "url": provider.base_url,
+        }
         config = folder / "config.toml"
         config.write_text(CONFIG.format(**settings))
         environ = {"CONFIG_PATH": str(config), "API_KEYS": KEY, "CLAUDE_KEY": "sk-fake"}

@@ -14,8 +14,8 @@ from rig.raw_client import BodyCut, RawClient, Response, encode_request, open_cl
 from rig.script import Script, answer, chunk, fin, flood, never, rst, sleep, stream, stream_head
 
 BODY_AT_MOST_BYTES = 300_000  # the gateway's limit
-STALL_S = 1.0  # after which the gateway gives up on a reader, a sender or a provider that does nothing
-PATIENCE_S = 60.0  # no request takes longer, however busy the machine is
+STALL_S = 1.0  # after which the gateway gives up on a reader or a sender that does nothing
+PATIENCE_S = 30.0  # no request takes longer, however busy the machine is
 PROVIDERS = {"compat": speech.CHAT, "claude": speech.MESSAGES}
 PADDING = 2_000
 TINY_BUFFER_BYTES = 4096
@@ -81,6 +81,7 @@ class Caller:
     def __init__(self, url: str, ledger: Ledger, seed: int) -> None:
         self._url = url
         self._ledger = ledger
+        self._asked = ""  # for the report of what went wrong
         self._random = random.Random(seed)
         self._kinds: dict[Callable[[], Awaitable[None]], int] = {
             self.good: 40,
@@ -98,20 +99,23 @@ class Caller:
         """Ask until then."""
         while trio.current_time() < until_s:
             (kind,) = self._random.choices([*self._kinds], [*self._kinds.values()])
+            self._asked = ""
             with trio.move_on_after(PATIENCE_S) as scope:
                 try:
                     await kind()
                 except (OSError, BodyCut) as exc:
-                    self._ledger.wrong.append(f"{kind.__name__}: {exc!r}")
+                    self._ledger.wrong.append(f"{kind.__name__}: {self._asked}: {exc!r}")
             if scope.cancelled_caught:
-                self._ledger.wrong.append(f"{kind.__name__}: nothing within {PATIENCE_S} s")
+                self._ledger.wrong.append(f"{kind.__name__}: {self._asked}: nothing within {PATIENCE_S} s")
 
     async def good(self) -> None:
         """Some whole and streamed requests on one connection, at both doors, before both providers."""
         async with open_client(self._url) as client:
-            for _ in range(self._random.randint(1, 4)):
+            for number in range(self._random.randint(1, 4)):
                 door, streamed = self._random.choice((CHAT, MESSAGES)), self._random.random() < 0.5
-                response = await self._ask(client, door, self._random.choice([*PROVIDERS]), "good", streamed)
+                provider = self._random.choice([*PROVIDERS])
+                self._asked = f"{number}, {door.name} of {provider}{', streamed' if streamed else ''}"
+                response = await self._ask(client, door, provider, "good", streamed)
                 ended = door.terminal in response.body if streamed else b"Hello" in response.body
                 self._ledger.note("good", response, response.status == 200 and not response.cut and ended)
 

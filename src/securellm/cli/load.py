@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -51,12 +52,12 @@ class _Failed(Exception):
 
 
 class Load:
-    """A number of the same request, over a number of connections."""
+    """A number of the same request, over a number of connections. Raises ClickException for what is no URL."""
 
     def __init__(self, url: str, said_in: str, key: str | None, request: dict[str, object]) -> None:
+        open_connection(url, said_in)  # which makes none, but knows whether it could
         self._url = url
-        self._said_in = said_in
-        self._path = url.split("://", 1)[-1].partition("/")[2].rstrip("/")
+        self._path = f"{urlsplit(url).path.rstrip('/')}{CHAT_PATH}"
         self._streamed = request.get("stream") is True
         self._body = msgspec.json.encode(request)
         self._headers = {"user-agent": f"securellm-cli/{__version__}", "content-type": "application/json"}
@@ -69,7 +70,7 @@ class Load:
 
     def run(self, requests: int, connections: int, at_most_s: float) -> Measured:
         """Ask until all is asked, time is over, or Ctrl-C. Raises ClickException when no gateway is there."""
-        probe = open_connection(self._url, self._said_in)
+        probe = open_connection(self._url)
         try:
             probe.connect()
         except OSError as exc:
@@ -100,9 +101,9 @@ class Load:
         return self._measured
 
     def _work(self, number: int, tickets: "itertools.count[int]", requests: int, deadline: float) -> None:
-        connection = self._open[number] = open_connection(self._url, self._said_in)
+        connection = self._open[number] = open_connection(self._url)
         with contextlib.closing(connection):
-            while not self._stop.is_set() and next(tickets) <= requests:
+            while not self._is_over(deadline) and next(tickets) <= requests:
                 self._ask(connection, deadline)
 
     def _ask(self, connection: http.client.HTTPConnection, deadline: float) -> None:
@@ -114,7 +115,7 @@ class Load:
                 connection.connect()
             if connection.sock is not None:
                 connection.sock.settimeout(max(deadline - started, LOOK_S))
-            connection.request("POST", f"{self._prefix}{CHAT_PATH}", self._body, self._headers)
+            connection.request("POST", self._path, self._body, self._headers)
             first_s = self._read(connection.getresponse(), started)
         except _Failed as exc:
             failure = str(exc)
@@ -124,8 +125,8 @@ class Load:
             connection.close()
         taken_s = time.monotonic() - started
         with self._lock:
-            if self._stop.is_set():
-                return
+            if self._is_over(deadline):
+                return  # we cut it ourselves, or nobody waits for it any more
             if failure is not None:
                 self._measured.errors[failure] += 1
                 return
@@ -133,9 +134,8 @@ class Load:
             if first_s is not None:
                 self._measured.first_tokens_s.append(first_s)
 
-    @property
-    def _prefix(self) -> str:
-        return f"/{self._path}" if self._path else ""
+    def _is_over(self, deadline: float) -> bool:
+        return self._stop.is_set() or time.monotonic() >= deadline
 
     def _read(self, response: http.client.HTTPResponse, started: float) -> float | None:
         """Read an answer to its end; of a stream, the seconds to its first token. Raises _Failed."""
