@@ -13,6 +13,7 @@ import trio
 from rig import doors
 from rig.administration import make_key, open_administration
 from rig.doors import KEY
+from rig.fixtures import Lane
 from rig.gateway import PROVIDER_KEY, RunningGateway
 from rig.pairs import PAIRS, Pair
 from securellm.chat import Grants
@@ -26,7 +27,17 @@ ENDPOINTS = {
     "/v1/messages": "messages",
     "/v1/messages/count_tokens": "messages.count_tokens",
 }
-SHOWN_PAIRS = [pair for pair in PAIRS if pair.provider in ("openai", "anthropic", "ollama", "compat")]
+SHOWN_PAIRS = [pair for pair in PAIRS if pair.provider in ("openai", "anthropic", "ollama")]
+
+
+@pytest.fixture(
+    params=[("reference", "httpx"), pytest.param(("express", "native"), marks=pytest.mark.compiled)],
+    ids=["reference", "express"],
+)
+def lane(request: pytest.FixtureRequest) -> Lane:
+    """The lane that serves, with its own client: what is told holds for both."""
+    name: Lane = request.param
+    return name
 
 
 async def run_explain(gateway: RunningGateway, body: bytes, *arguments: str) -> subprocess.CompletedProcess[bytes]:
