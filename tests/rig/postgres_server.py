@@ -23,9 +23,12 @@ PASSWORD = "pg-canary-0123456789"
 
 
 class PostgresServer:
-    """One server. It refuses to run as root, so that its files are another user's and it runs as that one."""
+    """One server. It refuses to run as root, so that its files are another user's and it runs as that one.
 
-    def __init__(self) -> None:
+    `networked`: it takes connections from the networks that its machine is in, not from loopback only.
+    """
+
+    def __init__(self, *, networked: bool = False) -> None:
         # Not pytest's directory, which others may not enter.
         self._folder = Path(tempfile.mkdtemp(prefix="securellm-postgres-"))
         self._data = self._folder / "data"
@@ -40,14 +43,18 @@ class PostgresServer:
         os.chmod(password, 0o644)
         options = ["--auth=scram-sha-256", f"--pwfile={password}", "-U", "owner", "-E", "UTF8", "--no-sync"]
         self._run("initdb", "-D", str(self._data), *options)
+        self._addresses = "*" if networked else "127.0.0.1"
+        if networked:
+            with (self._data / "pg_hba.conf").open("a") as rules:
+                rules.write("host all all samenet scram-sha-256\n")
 
-    def url(self, database: str) -> Secret:
-        """Where a database is."""
-        return Secret(f"postgresql://owner:{PASSWORD}@127.0.0.1:{self.port}/{database}")
+    def url(self, database: str, host: str = "127.0.0.1") -> Secret:
+        """Where a database is, for whoever knows the server as `host`."""
+        return Secret(f"postgresql://owner:{PASSWORD}@{host}:{self.port}/{database}")
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={self._folder}"]
+        settings = ["-c", f"listen_addresses={self._addresses}", "-c", f"unix_socket_directories={self._folder}"]
         settings += ["-c", "fsync=off", "-c", "shared_buffers=16MB", "-c", "max_connections=40"]
         command = self._as_user(_program("postgres"), "-D", str(self._data), "-p", str(self.port), *settings)
         with (self._folder / "log").open("ab") as output:
