@@ -44,7 +44,10 @@ from securellm.upstream.origins import Origins, OriginStatistics
 from securellm.workers.channel import Channel
 from securellm.workers.place import ALONE, Place
 
-FIRST_LOOK_S = 1.0  # at the store, at the start; one that hangs is looked at again while we serve
+# At the store, at the start; one that hangs is looked at again while we serve. Until the keys are there every caller
+# is 503, and on a busy machine they take a second or two; the models of providers can come later.
+FIRST_KEYS_S = 5.0
+FIRST_LOOK_S = 1.0
 INDEX_RETRY_S = 10.0  # between two looks for a store that is down
 
 _log = logging.getLogger("securellm.runtime")
@@ -305,7 +308,7 @@ async def _keep_index_filled(config: Config) -> None:
 async def _open_accounts(config: Config, store: Store) -> AsyncIterator[Accounts]:
     """The accounts as they are now; a store that is down is no reason not to start."""
     accounts = Accounts(config, store)
-    with trio.move_on_after(FIRST_LOOK_S):
+    with trio.move_on_after(FIRST_KEYS_S):
         await accounts.refresh()
     yield accounts
 
