@@ -154,7 +154,7 @@ class Loader:
         if done.returncode != 0 or any(found["errors"].values()):
             raise AssertionError(
                 f"{row.name}, {party.name}: {found['errors']}, first: "
-                f"{found.get('bad_status')} {found.get('bad_sample')}"
+                f"{found.get('bad_status')} {found.get('bad_sample')}; {party.name} said: {_said(party)}"
             )
         return found
 
@@ -162,3 +162,7 @@ class Loader:
 def _cpu_s(party: Party) -> float:
     assert party.running is not None, f"{party.name} was not started"
     return party.running.cpu_s()
+
+
+def _said(party: Party) -> str:
+    return party.running.output() if party.running is not None else ""
