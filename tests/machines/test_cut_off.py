@@ -11,7 +11,7 @@ from rig.crowd import Asked, Crowd, most_over, percentiles, until_so
 from rig.doors import CHAT
 from rig.fake_provider import FakeProvider
 from rig.machines import MAX_STALE_S, OUTPUT_NUSD, REDIS, STORE, Machine, Site
-from rig.scale import scaled
+from rig.scale import SCALE
 from rig.waiting import until_true
 
 pytestmark = [
@@ -105,7 +105,7 @@ async def test_without_redis_a_machine_keeps_to_its_part(whole: Site, note) -> N
             for _ in range(3):
                 nursery.start_soon(unhindered.keep_asking, one.open_client, 0.02)
             began_s = trio.current_time()
-            await trio.sleep(max(1.0, scaled(3)))
+            await trio.sleep(max(1.0, 3 * SCALE))
             cut_s = trio.current_time()
             one.cut(REDIS)
             noticed_s = await until_redis(one, whole.admin_key, "unhealthy")
@@ -113,7 +113,7 @@ async def test_without_redis_a_machine_keeps_to_its_part(whole: Site, note) -> N
             assert await redis_state(one, whole.admin_key) in (1.0, 2.0)
             assert (await redis_status(two, whole.admin_key))[1] == "healthy"
             assert (await one.get("/readyz", whole.admin_key)).status == 200
-            await trio.sleep(max(2.0, scaled(6)))
+            await trio.sleep(max(2.0, 6 * SCALE))
             mended_s = trio.current_time()
             one.mend(REDIS)
             recovered_s = await until_redis(one, whole.admin_key, "healthy")

@@ -21,9 +21,10 @@ from rig.books import Entry, read_entries, verify
 from rig.crowd import CUT, Crowd, by_loopback, most_over, percentiles, until_so
 from rig.doors import CHAT, KEY
 from rig.fake_provider import FakeProvider, Received
+from rig.machines import LANE
 from rig.process import Process, open_process
 from rig.raw_client import BodyCut, fetch
-from rig.scale import scaled
+from rig.scale import SCALE, scaled
 from rig.toml import encode_toml
 from rig.waiting import until_true
 from securellm.accounts.keys import MintedKey
@@ -93,7 +94,7 @@ class Books:
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[Process]:
         """The gateway, once all its workers serve."""
-        async with open_process(self.folder, self.environ) as gateway:
+        async with open_process(self.folder, self.environ, "--lane", LANE) as gateway:
             await until_true(lambda: b"all 4 workers serve" in gateway.stderr)
             yield gateway
 
@@ -160,7 +161,7 @@ async def test_limits_over_all_workers_are_exact(provider: FakeProvider, books: 
             async with trio.open_nursery() as nursery:
                 for _ in range(16):
                     nursery.start_soon(filling.keep_asking, at, 0.01)
-                await trio.sleep(max(2.0, scaled(5)))
+                await trio.sleep(max(2.0, 5 * SCALE))
                 filling.stopping = True
             for _ in range(2):  # what ended is free again, in whichever worker
                 hold = trio.Event()
@@ -314,17 +315,21 @@ async def test_a_revoked_key_ends_streams_in_every_worker(provider: FakeProvider
                 revoked_s = trio.current_time()
                 await trio.to_thread.run_sync(books.revoke, leaving)
                 await until_true(lambda: len(ended_s) == streams // 2)
-                await trio.sleep(2)
+                await trio.sleep_until(revoked_s + 2.2)
                 before = list(flowing)
-                await trio.sleep(0.5)
+                await trio.sleep(0.3)
                 crowd.stopping = True
                 assert all(flowing[number] > before[number] for number in range(1, streams, 2))
                 nursery.cancel_scope.cancel()
+            stopping_s = trio.current_time()
+            assert await gateway.stop() == 0
+            stopped_s = trio.current_time() - stopping_s
     last_start_s = max(call.asked_s for call in crowd.answered()) - revoked_s
     note(
         open_requests_by_worker=spread,
         streams_ended_after_s=f"{min(ended_s) - revoked_s:.2f} to {max(ended_s) - revoked_s:.2f}",
         last_start_after_s=round(last_start_s, 2),
+        stopped_after_s=round(stopped_s, 2),
     )
     assert {end["code"] for end in ends} == {"request_cancelled"}
     assert max(ended_s) - revoked_s < 2
@@ -360,7 +365,7 @@ async def test_limits_change_with_a_reload_under_load(provider: FakeProvider, bo
                 for limits in (narrow, wide):
                     await reload(limits)
                     start_s = trio.current_time()
-                    await trio.sleep(2)
+                    await trio.sleep(1.6)
                     phases.append((start_s, trio.current_time()))
                 crowd.stopping = True
             assert await gateway.stop() == 0

@@ -10,7 +10,7 @@ from rig.crowd import Crowd, most_over, percentiles, until_so
 from rig.doors import CHAT
 from rig.fake_provider import FakeProvider
 from rig.machines import OUTPUT_NUSD, Machine, Site
-from rig.scale import scaled
+from rig.scale import SCALE, scaled
 from rig.waiting import until_true
 
 pytestmark = [
@@ -37,6 +37,16 @@ async def make_key(site: Site, **facts: Any) -> tuple[str, str]:
 
     await until_so(is_good_on_both)
     return made["id"], made["key"]
+
+
+async def late_answers(site: Site) -> int:
+    """How often a machine went by its policy because Redis did not answer in 50 ms, as may be on a busy machine."""
+    found = 0.0
+    for machine in site.machines:
+        text = (await machine.get("/api/metrics", site.admin_key)).body.decode()
+        line = next(line for line in text.splitlines() if line.startswith("securellm_redis_failures_total "))
+        found += float(line.split()[1])
+    return int(found)
 
 
 async def test_a_key_is_good_and_ends_on_both(site: Site, shared_provider: FakeProvider, note) -> None:
@@ -68,16 +78,21 @@ async def test_rates_hold_in_sum(site: Site, shared_provider: FakeProvider, note
     used = {"prompt_tokens": 95, "completion_tokens": 5, "total_tokens": 100}
     shared_provider.default = script.answer(200, {**speech.CHAT.whole("Hello"), "usage": used})
     one, two = site.machines
+    again = -1
+    late_before = None
     with trio.fail_after(60):
-        _, by_requests = await make_key(site, rates={"rpm": 300, "burst": 20})
-        _, by_tokens = await make_key(site, rates={"tpm": 6000})
-        requests, tokens = Crowd(by_requests, FREE), Crowd(by_tokens, LONG)
-        async with trio.open_nursery() as nursery:
-            for crowd in (requests, tokens):
-                for machine in (one, two, one, two):
-                    nursery.start_soon(crowd.keep_asking, machine.open_client, 0.01)
-            await trio.sleep(max(2.0, scaled(8)))
-            requests.stopping = tokens.stopping = True
+        while late_before != await late_answers(site):
+            again += 1
+            _, by_requests = await make_key(site, rates={"rpm": 300, "burst": 20})
+            _, by_tokens = await make_key(site, rates={"tpm": 6000})
+            late_before = await late_answers(site)
+            requests, tokens = Crowd(by_requests, FREE), Crowd(by_tokens, LONG)
+            async with trio.open_nursery() as nursery:
+                for crowd in (requests, tokens):
+                    for machine in (one, two, one, two):
+                        nursery.start_soon(crowd.keep_asking, machine.open_client, 0.01)
+                await trio.sleep(max(2.0, 8 * SCALE))
+                requests.stopping = tokens.stopping = True
     for crowd in (requests, tokens):
         assert set(crowd.statuses()) == {200, 429}
         assert {call.code for call in crowd.answered(429)} == {"rate_limit"}
@@ -89,6 +104,7 @@ async def test_rates_hold_in_sum(site: Site, shared_provider: FakeProvider, note
         requests=f"{len(requests.answered())} let in, of {20 + 5 * elapsed_s:.1f} possible in {elapsed_s:.1f} s",
         tokens=f"{len(tokens.answered())} let in, of {60 + elapsed_s:.1f} possible",
         refused=len(requests.answered(429)) + len(tokens.answered(429)),
+        rounds_in_which_redis_was_late=again,
     )
     assert over <= 5 * 0.05
     assert tokens_over <= 0.05
@@ -99,11 +115,13 @@ async def test_requests_at_one_time_are_exact(site: Site, shared_provider: FakeP
     """Of many at once at both machines exactly as many are let in as may be at one time; and again when they end."""
     hold = trio.Event()
     shared_provider.choose = lambda _: [script.until(hold), *SAID]
-    crowd_size = 2 * scaled(40)
+    crowd_size = 2 * max(10, scaled(40))
+    exact = again = 0
     one, two = site.machines
     with trio.fail_after(60):
         _, key = await make_key(site, rates={"concurrent": 4})
-        for _ in range(2):
+        while exact < 2:
+            late_before = await late_answers(site)
             hold = trio.Event()
             shared_provider.requests.clear()
             crowd = Crowd(key, FREE)
@@ -112,10 +130,14 @@ async def test_requests_at_one_time_are_exact(site: Site, shared_provider: FakeP
                 await until_true(lambda crowd=crowd: len(crowd.calls) + len(shared_provider.asked) >= crowd_size)
                 held = len(shared_provider.asked)
                 hold.set()
+            await trio.sleep(0.2)  # what ended is told to Redis within 50 ms
+            if await late_answers(site) > late_before:
+                again += 1
+                continue
+            exact += 1
             assert held == 4
             assert crowd.statuses() == {200: 4, 429: crowd_size - 4}
-            await trio.sleep(0.2)  # what ended is told to Redis within 50 ms
-    note(callers=crowd_size, refused=percentiles(crowd.answered(429)))
+    note(callers=crowd_size, rounds_in_which_redis_was_late=again, refused=percentiles(crowd.answered(429)))
 
 
 async def test_a_budget_for_ten_admits_ten(site: Site, shared_provider: FakeProvider, note) -> None:

@@ -31,6 +31,7 @@ CALLERS, REDIS, STORE = "callers", "redis", "store"
 LINKS = (CALLERS, REDIS, STORE)
 GATEWAY_PORT, PROVIDER_PORT = 8080, 9000  # whatever else listens on them is in other networks
 MAX_STALE_S = 4
+LANE = os.environ.get("SECURELLM_TEST_LANE", "auto")  # in which gateways serve; as users have it unless said otherwise
 OUTPUT_NUSD = 15_000  # a token of the model `dear`
 _STARTED_S = 60.0
 _NEW_NETWORK = 0x40000000  # CLONE_NEWNET
@@ -133,7 +134,7 @@ class Machine:
     def start(self) -> None:
         """Start its gateway; `wait_until_answered` is next."""
         with (self.folder / "output").open("ab") as output:
-            command = self._command("serve", "--host", self.host, "--port", str(GATEWAY_PORT))
+            command = self._command("serve", "--host", self.host, "--port", str(GATEWAY_PORT), "--lane", LANE)
             self._gateway = subprocess.Popen(
                 command, env=self._environ, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )

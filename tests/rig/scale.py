@@ -2,7 +2,9 @@
 
 import os
 
+SCALE = float(os.environ.get("SECURELLM_TEST_SCALE", "1"))
+
 
 def scaled(count: int) -> int:
     """This many by default."""
-    return max(1, int(count * float(os.environ.get("SECURELLM_TEST_SCALE", "1"))))
+    return max(1, int(count * SCALE))
