@@ -90,8 +90,7 @@ return {{granted, leased, tat, now}}
 _PLACES = f"""
 local member, used, wanted, capacity = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lives, asked = tonumber(ARGV[5]), tonumber(ARGV[6])
-if asked > 0 and now - asked > {LATE_US} then wanted = used end
-local others = 0
+local others, mine = 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for place = 1, #all, 2 do
   local held, ends = string.match(all[place + 1], '(%d+) (%d+)')
@@ -99,8 +98,11 @@ for place = 1, #all, 2 do
     redis.call('HDEL', KEYS[1], all[place])
   elseif all[place] ~= member then
     others = others + tonumber(held)
+  else
+    mine = tonumber(held)
   end
 end
+if asked > 0 and now - asked > {LATE_US} then wanted = math.min(wanted, mine) end
 local held = math.max(math.min(wanted, capacity - others), used)
 if held > 0 then
   redis.call('HSET', KEYS[1], member, string.format('%.0f %.0f', held, now + lives))

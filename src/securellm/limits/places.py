@@ -73,7 +73,10 @@ class Places:
             return self.used, self.used + max(free, self.waiting) + self.used // _AHEAD_SHARE
         if self.wants_ahead():
             return self.used, self.used + self.used // _AHEAD_SHARE
-        return self.used, self.used if abs(now_us - self._freed_us) > KEPT_US else self.held
+        if abs(now_us - self._freed_us) > KEPT_US:
+            self.held = min(self.held, self.used)  # what is on its way back may be another's before the answer is here
+            return self.used, self.used
+        return self.used, self.held
 
     def answered(self, wanted: int, held: int, others: int, now_us: int) -> None:
         """So many are ours now."""
