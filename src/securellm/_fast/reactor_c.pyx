@@ -222,6 +222,7 @@ cdef class Reactor:
             raise OSError(errno, "epoll_wait")
         self.wakes += 1
         self.events += count
+        self._polled_s = _now_s() + self._offset_s
         # References first: what one channel does may close another.
         batch = [<Channel>events[index].data.ptr if events[index].data.ptr != NULL else None for index in range(count)]
         for index in range(count):
@@ -728,6 +729,7 @@ cdef class Channel:
         try:
             if data:
                 self._inbox = b""
+                self._reactor._polled_s = self._reactor.now_s()
                 self._relay(data)
             if self._feed is None:
                 return
@@ -756,7 +758,7 @@ cdef class Channel:
         if end < size:
             self._inbox = data[end:]  # behind the end of the body
         if payload:
-            data = self._feed(payload)
+            data = self._feed(payload, self._reactor._polled_s)
             if data is None:
                 self._feed = None
                 return self._wake()

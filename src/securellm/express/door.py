@@ -20,6 +20,7 @@ from hypercorn.utils import parse_socket_addr
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, Reactor
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
+from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
 from securellm.express.exchange import NativeExchange
 from securellm.express.request_body import RequestBody
@@ -52,6 +53,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     """What all connections share."""
 
     runtime: Runtime
+    config: Config
     reactor: Reactor
     trusted_proxies: tuple[Network, ...]
     allowed_origins: tuple[str, ...]
