@@ -43,6 +43,22 @@ LAYERS: dict[str, set[str]] = {
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
     "holdings": BOTTOM | {"cache", "limits", "routing", "tokens"},
     "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
+    # It walks the way of a request beside the gateway: what the gateway imports for that, it imports, too.
+    "explaining": PURE_CORE
+    | {
+        "accounts",
+        "audit",
+        "candidates",
+        "config",
+        "holdings",
+        "intake",
+        "limits",
+        "pricing",
+        "providers",
+        "routing",
+        "serving",
+        "upstream",
+    },
     "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
     "intake": PURE_CORE | {"config", "limits"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
@@ -112,6 +128,8 @@ LAYERS: dict[str, set[str]] = {
         "web",
         "server",
         "workers",
+        "discovery",
+        "explaining",
     },
 }
 
@@ -150,7 +168,8 @@ FILE_CALLS = re.compile(
 )
 MUST_BE_PURE = (
     "chat", "wire.*", "routing", "providers.*", "limits.quota", "limits.limiter", "limits.process", "limits.showing",
-    "limits.in_flight", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
+    "limits.in_flight", "limits.purse", "limits.lease", "accounts.bounds", "accounts.windows", "accounts.leases",
+    "pricing.bound", "limits.slices", "limits.places", "limits.share", "limits.leased_scripts", "redis_link.url",
     "redis_link.breaker", "cache.service", "cache.key", "cache.gather", "cache.replay", "cache.keeping", "tokens",
 )  # fmt: skip
 # A pure module may lean on these besides pure ones: the error tree, the twins (which choose by one environment

@@ -85,7 +85,10 @@ def end_lead(lead: Lead, permit: Permit, settlement: Settlement) -> None:
         and target is permit.route.targets[0]  # another target's answer is not what the key stands for
     )
     if not kept or target is None or permit.collected is None:
-        lead.abandon()
+        if settlement.outcome.status is Status.SUCCESS:
+            lead.decline()
+        else:
+            lead.abandon()
         return
     lead.keep(
         bytes(permit.collected),

@@ -203,6 +203,7 @@ class Runtime:
         books = self.gateway.statistics().ledger
         self.metrics.counted("securellm_bookkeeper_failures", books.failures)
         self.metrics.counted("securellm_log_lines_dropped", dropped_lines())
+        self._show_budgets()
         if self.redis is not None:
             self.metrics.show("securellm_redis_state", value=self.redis.breaker.value)
             self.metrics.counted("securellm_redis_failures", self.redis.failures)
@@ -213,6 +214,16 @@ class Runtime:
                 gap=books.audit.gap,
                 last_commit_ms=books.audit.last_commit_ms,
             )
+
+    def _show_budgets(self) -> None:
+        budgets = self.commons.budgets.statistics()
+        for kind, refused in budgets.exceeded.items():
+            self.metrics.counted("securellm_budget_exceeded", refused, kind)
+        self.metrics.counted("securellm_budget_unavailable", budgets.unavailable)
+        self.metrics.counted("securellm_budget_overruns", budgets.overruns)
+        self.metrics.counted("securellm_budget_overrun_usd", budgets.overrun_nusd / 1_000_000_000)
+        self.metrics.counted("securellm_budget_stale", budgets.stale)
+        self.metrics.show("securellm_budget_exchange_seconds", value=(budgets.latency_ms or 0.0) / 1000)
 
     def statistics(self) -> RuntimeStatistics:
         """The figures now."""

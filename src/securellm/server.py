@@ -15,7 +15,6 @@ Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands
 imported even before Trio.
 """
 
-import functools
 import importlib.util
 import logging
 import signal
@@ -23,6 +22,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import trio
@@ -100,20 +100,22 @@ async def serve(
     *,
     sockets: list[socket.socket],
     lane: Lane | None = None,
+    admin: list[socket.socket] | None = None,
     load: Callable[[], Config] | None = None,
     link: "Link | None" = None,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on the sockets until told to stop and the drain is done. Starts with the URLs that are served.
 
-    `load` reads the configuration again, for a reload; `link` leads to the supervisor, in a worker. The sockets are
-    closed on the way out. Signals can only be had in the main thread; elsewhere, cancel instead.
+    `admin` are the sockets of administration, which end last. `load` reads the configuration again, for a reload;
+    `link` leads to the supervisor, in a worker. The sockets are closed on the way out. Signals can only be had in the
+    main thread; elsewhere, cancel instead.
     """
     from securellm.web.connection import Connection
     from securellm.web.listening import Listening
 
     made_by_lane = lane.make_connection if lane is not None else None
-    make_connection = functools.partial(made_by_lane, runtime) if made_by_lane is not None else Connection
+    make_connection = partial(made_by_lane, runtime) if made_by_lane is not None else Connection
     served = Served(runtime)
     listening = Listening(runtime, sockets, served.tls, make_connection)
     stops = Stops()
@@ -123,6 +125,13 @@ async def serve(
             if lane is not None and lane.run is not None:
                 nursery.start_soon(lane.run)
             urls = await nursery.start(listening.run)
+            admin_listening = None
+            if admin:
+                from securellm.web.administration.application import admin_app
+
+                admin_listening = Listening(runtime, admin, served.tls, app=admin_app(runtime))
+                for url in await nursery.start(admin_listening.run):
+                    _log.info("administration on %s", url)
             if link is None:
                 for url in urls:
                     _log.info("serving on %s", url)
@@ -135,7 +144,8 @@ async def serve(
             task_status.started(urls)
             await stops.told()
             if stops.order is not None:
-                nursery.start_soon(_drain_then_cancel, runtime, listening, stops.order, nursery.cancel_scope)
+                ends = partial(_drain_then_cancel, admin=admin_listening)
+                nursery.start_soon(ends, runtime, listening, stops.order, nursery.cancel_scope)
             await stops.told_at_once()
             _log.warning("stopping at once: open requests are cut")
             nursery.cancel_scope.cancel()
@@ -202,7 +212,12 @@ class Served:
 
 
 async def _drain_then_cancel(
-    runtime: "Runtime", listening: "Listening", first: signal.Signals, scope: trio.CancelScope
+    runtime: "Runtime",
+    listening: "Listening",
+    first: signal.Signals,
+    scope: trio.CancelScope,
+    *,
+    admin: "Listening | None",
 ) -> None:
     drain = runtime.config.drain
     patient = first is signal.SIGTERM
@@ -220,6 +235,10 @@ async def _drain_then_cancel(
         runtime.gateway.end_streams()
         with trio.move_on_after(LAST_WORDS_S):
             await listening.wait_until_empty()
+    if admin is not None:
+        await admin.stop_accepting()
+        with trio.move_on_after(LAST_WORDS_S):
+            await admin.wait_until_empty()
     scope.cancel()
 
 

@@ -109,3 +109,20 @@ async def test_a_server_that_dies_and_comes_back(
         await trio.sleep(1.2)
         (figures,) = await budgets.spent([BUDGET])
         assert (figures.spent_nusd, figures.reserved_nusd) == (7000, 0)
+
+
+async def test_a_server_that_hangs_does_not_hold_the_end(server: PostgresServer, store: SpendingDatabase) -> None:
+    """With an exchange under way that nobody answers, the budgets stop and the store closes, in a few seconds."""
+    with trio.fail_after(30):
+        async with trio.open_nursery() as tasks:
+            budgets = Budgets(store, lambda _: (BUDGET,))
+            tasks.start_soon(budgets.keep)
+            await _until_reserved(budgets, 1000)
+            server.hang()
+            with pytest.raises(BudgetsUnavailable):
+                await _reserve(budgets, 9000)
+            stopping_s = trio.current_time()
+            tasks.cancel_scope.cancel()
+        store.close()
+        assert trio.current_time() - stopping_s < 10
+        server.resume()

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio.testing
 
 from rig.redis_server import open_redis_server
 from rig.waiting import until_true
-from securellm.cache.answers import MAX_BODY_BYTES, OFF_LOOP_BYTES, Answers, Hit, Key, Lead
+from securellm.cache.answers import MAX_BODY_BYTES, MOST_IN_ROW, OFF_LOOP_BYTES, Answers, Hit, Key, Lead
 from securellm.cache.memory import MemoryCache
 from securellm.cache.redis import RedisCache
 from securellm.cache.replay import replay
@@ -246,6 +246,26 @@ async def test_nobody_waits_in_a_row_for_what_is_not_kept(autojump_clock: trio.t
         for _ in range(50):
             nursery.start_soon(ask)
     assert trio.current_time() - began_s == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("end", "rounds"), [(Lead.decline, 2), (Lead.abandon, MOST_IN_ROW + 1)])
+async def test_the_row_of_those_who_wait_is_short(
+    end: Callable[[Lead], None], rounds: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One answer that is not for them, or a few that fail, and all who wait ask at the same time."""
+    answers = in_memory()
+    key = await key_of(answers)
+
+    async def ask() -> None:
+        leads = await lead(answers, key)
+        await trio.sleep(1)
+        end(leads)
+
+    began_s = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(50):
+            nursery.start_soon(ask)
+    assert trio.current_time() - began_s == pytest.approx(rounds)
 
 
 async def test_a_lead_ends_once() -> None:

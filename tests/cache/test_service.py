@@ -170,7 +170,7 @@ async def test_entries_of_one_process_are_found_by_another(tmp_path: Path) -> No
                 await RedisCache(one).set(b"key", b"value", 60.0)
                 assert await RedisCache(one).get(b"key") == b"value"
                 assert await RedisCache(two).get(b"key") == b"value"
-        assert 0 < int(server.command("PTTL", "securellm:cache:key")) <= 60_000
+        assert 0 < int(server.command("PTTL", f"securellm:cache:{b'key'.hex()}")) <= 60_000
 
 
 async def test_the_settings_choose() -> None:

@@ -56,6 +56,29 @@ def test_a_restricted_key(config: Path) -> None:
     assert (plain["models"], plain["rates"], plain["user"]) == (None, {}, None)
 
 
+def test_changing(config: Path) -> None:
+    """What is named changes, what is cleared goes, and the rest stays."""
+    _good(config, "users teams create core")
+    _good(config, "users create alice --rpm 5")
+    key = _json(config, "keys create --user alice --model openai/* --provider openai --rpm 60 --tpm 9 --expires 1d")[
+        "id"
+    ]
+    first = _json(config, f"keys set {key} --role auditor --model demo/echo --clear providers --rpm 7")
+    assert (first["role"], first["models"], first["providers"]) == ("auditor", ["demo/echo"], None)
+    assert (first["rates"], first["user"], first["expires_at"] is None) == ({"rpm": 7, "tpm": 9}, "alice", False)
+    second = _json(config, f"keys set {key} --clear user --clear expires --clear rates --clear models --tpm 1")
+    assert (second["user"], second["expires_at"], second["models"]) == (None, None, None)
+    assert (second["rates"], second["role"]) == ({"tpm": 1}, "auditor")
+    assert second == _json(config, f"keys show {key}")
+    assert _json(config, f"keys set {key} --clear rates")["rates"] == {}
+    assert _json(config, "users set alice --team core --tpm 3")["rates"] == {"rpm": 5, "tpm": 3}
+    cleared = _json(config, "users set alice --clear team --clear rates --name Alice")
+    assert (cleared["team"], cleared["rates"], cleared["name"]) == (None, {}, "Alice")
+    nothing = _run(config, f"keys set {key}")
+    assert nothing.exit_code == 2
+    assert "nothing to change" in nothing.stderr
+
+
 def test_rotating(config: Path) -> None:
     """The new key alone is on stdout, under the same id; the note says until when the old one is good."""
     first = _good(config, "keys create").strip()

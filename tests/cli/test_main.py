@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from securellm import __version__
-from securellm.cli.group import COMMANDS, LATER, cli
+from securellm.cli.group import COMMANDS, cli
 
 HEAVY = ("trio", "quart", "quart_trio", "hypercorn", "httpx", "httpcore", "sqlalchemy", "prometheus_client", "h11")
 
@@ -90,16 +90,6 @@ def test_an_unknown_command_comes_with_the_nearest() -> None:
     assert done.returncode == 2
     assert "Did you mean: securellm serve" in done.stderr
     assert "securellm --help lists the commands." in _securellm("xyzzy").stderr
-
-
-def test_a_command_of_a_later_version_is_no_typing_error() -> None:
-    """What the contract names and this version does not have is said to be that, not likened to another command."""
-    for name in LATER:
-        if name not in COMMANDS:
-            done = _securellm(name)
-            assert done.returncode == 2
-            assert f"{name} is not built in this version" in done.stderr
-            assert "Did you mean" not in done.stderr
 
 
 def test_python_m_is_the_same() -> None:

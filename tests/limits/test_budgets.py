@@ -229,6 +229,7 @@ async def test_a_store_that_is_down_refuses_and_recovers(start: Start) -> None:
         await process.reserve(90)
 
 
+@pytest.mark.slow
 async def test_an_exchange_whose_outcome_is_unknown_is_put_right(start: Start) -> None:
     """The store did it and could not say so: nothing is counted twice, and what nobody knows of comes back."""
     with trio.fail_after(20):
@@ -244,6 +245,7 @@ async def test_an_exchange_whose_outcome_is_unknown_is_put_right(start: Start) -
         assert (figures.spent_nusd, figures.reserved_nusd) == (15, 0)
 
 
+@pytest.mark.slow
 async def test_a_process_that_died_is_charged(start: Start) -> None:
     """What it had leased is spent once its lease has expired; until then it is reserved."""
     with trio.fail_after(20):
@@ -280,6 +282,7 @@ async def test_a_lease_that_was_ended_is_replaced(start: Start) -> None:
         assert figures.reserved_nusd == 21
 
 
+@pytest.mark.slow
 async def test_a_reservation_that_nobody_settles_is_charged(start: Start) -> None:
     """After the time for a whole request and a margin a reservation is spent as estimated."""
     with trio.fail_after(20):
@@ -293,6 +296,7 @@ async def test_a_reservation_that_nobody_settles_is_charged(start: Start) -> Non
         assert (await process.spending()).spent_nusd == 40
 
 
+@pytest.mark.slow
 async def test_a_request_is_charged_to_the_window_it_began_in(start: Start) -> None:
     """What was reserved yesterday is settled to yesterday, and today's budget is whole."""
     with trio.fail_after(20):
@@ -343,3 +347,15 @@ async def test_new_limits_count_at_once(start: Start) -> None:
         with pytest.raises(BudgetExceeded):
             await process.reserve(10, 21)
         await process.reserve(50, 20)
+
+
+async def test_nonsense_stays_within_the_stores_integers(start: Start) -> None:
+    """A bound of 10^30 tokens, or as much reported, is cut to what the store can keep; nothing breaks."""
+    with trio.fail_after(20):
+        process = start(make_budget(100))
+        reservation = await process.reserve(5, 10**30)
+        assert reservation.tokens < 2**41
+        assert reservation.settle(10**30, 10**30) > 2**49
+        figures = await process.spending()
+        assert figures.spent_nusd < 2**51
+        assert figures.spent_tokens < 2**41

@@ -150,7 +150,7 @@ class EdgeGateway:
             return Caller(KeyId("good"), None)
         raise InvalidKey("no valid key")
 
-    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
+    def authenticate(self, headers: Headers, client_ip: str, *, anonymous: bool = True) -> Caller:
         return self.identify(headers)
 
     async def record(self, call: Call, caller: Caller, act: Callable[[], Awaitable[Any]]) -> Any:
@@ -293,6 +293,9 @@ class EdgeRuntime:
         self.accounts = _Origins()
         self.ledger = EdgeLedger()
         self.redis = None
+        self.store = None
+        self.limiter = None
+        self.budgets = None
         self.under_way = None
         self.refusal: SecureLLMError | None = None  # of the next configuration
         self.started_s = time.monotonic()

@@ -37,6 +37,7 @@ class RunningGateway:
         self.config = config
         self.runtime = runtime
         self.port = port
+        self.admin_port: int | None = None  # of [admin] bind
         self.key = KEY
         self.settlements: list[Settlement] = []
         self.stopped = trio.Event()
@@ -94,6 +95,7 @@ async def run_gateway(
     `lane` and `client` are as in `server.open_lane`.
     """
     from securellm import runtime, server  # not at the top: the rig's own tests need neither
+    from securellm.web.administration.sockets import open_admin_sockets
 
     with contextlib.ExitStack() as closing:
         listener = closing.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
@@ -109,8 +111,13 @@ async def run_gateway(
             handle.append(running)
             opened.ledger.subscribe(running._record)
             async with trio.open_nursery() as nursery:
+                admin = closing.enter_context(open_admin_sockets(config, first=True))
+                running.admin_port = next(
+                    (sock.getsockname()[1] for sock in admin if sock.family == socket.AF_INET), None
+                )
                 with trio.fail_after(_STARTED_S):
-                    await nursery.start(partial(server.serve, opened, sockets=[listener], lane=opened_lane))
+                    serve = partial(server.serve, opened, sockets=[listener], lane=opened_lane, admin=admin)
+                    await nursery.start(serve)
                 task_status.started(running)
                 await running._stop.wait()
                 nursery.cancel_scope.cancel()

@@ -26,18 +26,22 @@ def now_us() -> int:
 
 async def _call(store: LeasedStore, asked: Demands, until_us: int, granted: list[int]) -> None:
     while now_us() < until_us:
-        answer = store.take(asked, 0, now_us())
+        at_us = now_us()
+        answer = store.take(asked, 0, at_us)
         if isinstance(answer, Short):
             try:
                 await store.refill(answer)
             except LimitsUnavailable:
                 await trio.sleep(0.02)
                 continue
-            answer = store.take(asked, 0, now_us())
+            at_us = now_us()
+            answer = store.take(asked, 0, at_us)
+            if isinstance(answer, Short):  # this process was too slow to use what it got
+                continue
         if isinstance(answer, Denied):
             await trio.sleep(min(answer.retry_after_us, 20_000) / 1_000_000)
         else:
-            granted.append(now_us())
+            granted.append(at_us)
             await trio.sleep(0.001)
 
 

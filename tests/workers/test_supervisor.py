@@ -135,6 +135,7 @@ async def test_a_stop_while_starting(tmp_path: Path) -> None:
         supervised.signal(signal.SIGTERM)
         assert await supervised.end() == 0
         assert len(supervised.starts()) == 1
+        assert supervised.log() == ""
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ ADVISORY_SPACE = 0x534C4231  # "SLB1": our locks among those of other programs i
 ACCOUNTS_LOCK = 1  # of whoever changes the accounts
 INDEX_LOCK = 2  # of whoever fills the index of the audit log
 
+# Statements wait for each other in `opening.py`; and no error's text has what is in the rows.
+_POOL: dict[str, Any] = {"pool_size": 1, "max_overflow": 1, "hide_parameters": True}
+
 
 class Database:
     """One open store. Made by `open_database`; `close` it."""
@@ -102,7 +105,7 @@ def _file_engine(path: Path, synchronous: str) -> Engine:
     except OSError as exc:
         reason = exc.strerror or "input/output error"
         raise StoreUnavailable(f"{path} cannot be opened: {reason}; {OTHER_PLACE} (or database.url)") from exc
-    engine = create_engine(URL.create("sqlite", database=str(path)), pool_size=1, max_overflow=1)
+    engine = create_engine(URL.create("sqlite", database=str(path)), **_POOL)
     event.listen(engine, "connect", partial(_prepare_file, synchronous))
     event.listen(engine, "begin", _begin_in_file)
     return engine
@@ -155,7 +158,7 @@ def _server_engine(url: Secret, synchronous: str) -> Engine:
         return psycopg.connect(**settings, prepare_threshold=None)
 
     # A ping is a round trip for each use, once a second; without it the first use after a restart would fail.
-    return create_engine("postgresql+psycopg://", creator=connect, pool_size=1, max_overflow=1, pool_pre_ping=True)
+    return create_engine("postgresql+psycopg://", creator=connect, pool_pre_ping=True, **_POOL)
 
 
 def _reason(exc: SQLAlchemyError) -> str:

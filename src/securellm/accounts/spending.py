@@ -6,6 +6,7 @@ IMMEDIATE); on PostgreSQL each budget has an advisory lock, taken in ascending o
 budgets do not wait. Durable before it is answered: a grant that a crash could undo would be spent twice.
 """
 
+import threading
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -23,10 +24,11 @@ LOCK_SPACE = 0x534C4232  # "SLB2": advisory locks of budgets; those of the accou
 # How long it may be silent before requests are refused. A server that is there answers in a few milliseconds; a file
 # is on a disk that may be busy, and the audit log waits for that disk as well.
 SERVER_PATIENCE_S = 0.05
-FILE_PATIENCE_S = 0.5
+FILE_PATIENCE_S = 2.0
 KEPT_S = 400 * DAY_S  # for which what was spent in days and months is kept, to look at
 KEPT_BUCKETS_S = 2  # times the rolling window, for its buckets
 PRUNE_EVERY = 1000  # exchanges
+CLOSE_TIMEOUT_S = 1.0
 
 
 class SpendingDatabase:
@@ -37,19 +39,24 @@ class SpendingDatabase:
         self._rolling_s = int(config.budgets.rolling_s)
         self.patience_s = FILE_PATIENCE_S if config.database.server is None else SERVER_PATIENCE_S
         self._exchanges = 0
+        self._in_use = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<SpendingDatabase {self._opening!r}>"
 
     def close(self) -> None:
-        """Close it; the next use opens it again."""
-        self._opening.close()
+        """Close it; the next use opens it again. What hangs in a thread is left to itself."""
+        if self._in_use.acquire(timeout=CLOSE_TIMEOUT_S):
+            try:
+                self._opening.close()
+            finally:
+                self._in_use.release()
 
     def exchange(self, batch: Batch, now_s: int) -> Answer:
         """Decide about a batch in one durable transaction. Raises StoreUnavailable."""
         ids = sorted({order.budget.id for order in batch.orders} | {charge.budget.id for charge in batch.charges})
         since_s = _since_s([(order.budget, order.window) for order in batch.orders], now_s)
-        with self._opening.transaction(write=True) as (connection, _):
+        with self._in_use, self._opening.transaction(write=True) as (connection, _):
             _lock(connection, ids)
             decision = decide(batch, _read_spent(connection, ids, since_s), _read_leases(connection, ids), now_s)
             _write(connection, decision)
@@ -60,7 +67,7 @@ class SpendingDatabase:
 
     def read(self, budgets: Sequence[Budget], now_s: int) -> list[Spending]:
         """The figures of some budgets. Raises StoreUnavailable."""
-        with self._opening.transaction() as (connection, _):
+        with self._in_use, self._opening.transaction() as (connection, _):
             return read_spending(connection, budgets, now_s)
 
 

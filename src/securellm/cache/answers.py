@@ -2,9 +2,9 @@
 
 `find` gives a `Hit`, or a `Lead`: then the caller is to ask the provider, and everybody else with the same key waits
 for it, under its own deadline. A lead ends by `keep`, with the answer, or by `abandon`, because there is none; then
-the next one that waits is given the lead. An answer that is not to be kept (too large, filtered, a call of a tool) is
-no reason to wait in a row: then all who wait ask for themselves. Leaving a lead unended is a defect: end it in a
-`finally`.
+the next one that waits is given the lead. Nobody is to wait in a row for long: where an answer is not to be kept (too
+large, filtered, a call of a tool, of another provider: `decline`), and after MOST_IN_ROW leads without an answer, all
+who wait ask for themselves. Leaving a lead unended is a defect: end it in a `finally`.
 
 A store that cannot be asked is a miss.
 """
@@ -21,6 +21,7 @@ from securellm.chat import Caller, Endpoint, Headers, Usage
 from securellm.config.tree import Cache as Settings
 
 MAX_BODY_BYTES = 1024 * 1024  # of a request; reading and hashing a longer one costs more than it is likely to save
+MOST_IN_ROW = 4  # leads that were abandoned, one after the other
 OFF_LOOP_BYTES = 32 * 1024  # from here on a body is read in a thread
 
 
@@ -66,9 +67,10 @@ class AnswersStatistics(msgspec.Struct, frozen=True):
 class _Flight:
     """One question under way."""
 
-    __slots__ = ("apart", "entry", "landed")
+    __slots__ = ("apart", "entry", "landed", "place")
 
-    def __init__(self) -> None:
+    def __init__(self, place: int = 1) -> None:
+        self.place = place  # in the row of leads
         self.landed = trio.Event()
         self.entry: Entry | None = None
         self.apart = False  # nobody need wait for another one
@@ -102,16 +104,20 @@ class Lead:
             return False
         whole = self._answers._whole(self._key.endpoint, answer, usage, stream=stream)
         if whole is None:
-            self._answers._land(self._key, self._flight, None, apart=True)
+            self.decline()
             return False
         streams = stream or can_replay(self._key.endpoint, whole)
         entry = Entry(whole, streams, provider, model, usage, usage_source, finish_reason, cost_nusd)
         self._answers._land(self._key, self._flight, entry)
         return True
 
+    def decline(self) -> None:
+        """There is an answer, and it is not one to be kept: whoever waits for it asks."""
+        self._answers._land(self._key, self._flight, None, apart=True)
+
     def abandon(self) -> None:
         """There is no answer: it failed, or whoever asked has gone."""
-        self._answers._land(self._key, self._flight, None)
+        self._answers._land(self._key, self._flight, None, apart=self._flight.place >= MOST_IN_ROW)
 
 
 class Answers:
@@ -170,7 +176,7 @@ class Answers:
             if flight.apart or flight.entry is not None:
                 return self._lead(key, _Flight())
             if (following := self._flights.get(key)) is None:
-                flight = self._flights[key] = _Flight()
+                flight = self._flights[key] = _Flight(flight.place + 1)
                 return self._lead(key, flight)
             flight = following
 

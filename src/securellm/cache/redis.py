@@ -4,7 +4,7 @@ from securellm.cache.service import CacheStatistics
 from securellm.redis_link.commands import RedisUnavailable
 from securellm.redis_link.link import RedisLink
 
-PREFIX = b"securellm:cache:"
+_PREFIX = b"securellm:cache:"
 
 
 class RedisCache:
@@ -19,7 +19,7 @@ class RedisCache:
     async def get(self, key: bytes) -> bytes | None:
         """See Cache."""
         try:
-            value = await self._link.call("GET", PREFIX + key)
+            value = await self._link.call("GET", _name(key))
         except RedisUnavailable:
             self._unavailable += 1
             value = None
@@ -36,16 +36,16 @@ class RedisCache:
     def set_nowait(self, key: bytes, value: bytes, ttl_s: float) -> None:
         """See Cache."""
         if ttl_s <= 0:
-            sent = self._link.send_nowait("DEL", PREFIX + key)
+            sent = self._link.send_nowait("DEL", _name(key))
         else:
-            sent = self._link.send_nowait("SET", PREFIX + key, value, "PX", max(int(ttl_s * 1000), 1))
+            sent = self._link.send_nowait("SET", _name(key), value, "PX", max(int(ttl_s * 1000), 1))
         if not sent:
             self._unavailable += 1
 
     async def delete(self, key: bytes) -> bool:
         """See Cache."""
         try:
-            await self._link.call("DEL", PREFIX + key)
+            await self._link.call("DEL", _name(key))
         except RedisUnavailable:
             self._unavailable += 1
             return False
@@ -57,3 +57,7 @@ class RedisCache:
 
     def __repr__(self) -> str:
         return f"<RedisCache {self._link!r}>"
+
+
+def _name(key: bytes) -> bytes:
+    return _PREFIX + key.hex().encode()

@@ -62,6 +62,11 @@ def read_rates(rpm: int | None, burst: int | None, tpm: int | None, concurrent: 
     return rates if rates != Rates() else None
 
 
+def change_rates(before: Rates | None, given: dict[str, int | None]) -> Rates:
+    """The rates with what the options say in place of what there was."""
+    return msgspec.structs.replace(before or Rates(), **{name: one for name, one in given.items() if one is not None})
+
+
 @contextmanager
 def opened(config: Config | str | None) -> Iterator[Store]:
     """The store of a configuration or of its file; when it refuses something or is away, what to do about it."""

@@ -71,7 +71,7 @@ def gateway_url() -> str:
 
 def ask_gateway(method: str, path: str, body: object = None) -> GatewayAnswer:
     """Send one request. Raises ClickException with the next command to type when nobody answers."""
-    connection = _connect()
+    connection = open_connection(gateway_url())
     headers = {"user-agent": f"securellm-cli/{__version__}", "accept": "*/*"}
     key = os.environ.get("SECURELLM_API_KEY", "").strip()
     if key:
@@ -91,10 +91,21 @@ def ask_gateway(method: str, path: str, body: object = None) -> GatewayAnswer:
         raise click.ClickException("SECURELLM_API_KEY holds characters that cannot be in a header") from exc
     except (OSError, http.client.HTTPException) as exc:
         connection.close()
-        raise click.ClickException(
-            f"no gateway answers at {gateway_url()} ({_reason(exc)}). "
-            "Start one with: securellm serve, or say where it is in SECURELLM_URL."
-        ) from exc
+        raise nobody(gateway_url(), exc) from exc
+
+
+def open_connection(url: str, said_in: str = "SECURELLM_URL") -> http.client.HTTPConnection:
+    """A connection to the gateway at that URL, which is not made yet. Raises ClickException when it is no such URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port, parts = None, None, urlsplit("")
+    if not host or parts.scheme not in ("http", "https") or parts.username:
+        raise click.ClickException(f"{said_in} is not a URL like {DEFAULT_URL}")
+    if parts.scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
 
 
 def refusal(status: int, body: bytes) -> Refused:
@@ -111,20 +122,16 @@ def refusal(status: int, body: bytes) -> Refused:
     return Refused(f"{message} ({code or status})", status, code)
 
 
-def _connect() -> http.client.HTTPConnection:
-    try:
-        parts = urlsplit(gateway_url())
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port, parts = None, None, urlsplit("")
-    if not host or parts.scheme not in ("http", "https") or parts.username:
-        raise click.ClickException("SECURELLM_URL is not a URL like http://127.0.0.1:8080")
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=CONNECT_TIMEOUT_S)
-    return http.client.HTTPConnection(host, port, timeout=CONNECT_TIMEOUT_S)
+def nobody(url: str, exc: Exception) -> click.ClickException:
+    """The error that tells that no gateway is there, and what to type next."""
+    return click.ClickException(
+        f"no gateway answers at {url} ({reason(exc)}). "
+        "Start one with: securellm serve, or say where it is in SECURELLM_URL."
+    )
 
 
-def _reason(exc: Exception) -> str:
+def reason(exc: Exception) -> str:
+    """Why a connection failed, in a few words."""
     if isinstance(exc, TimeoutError):
         return "timed out"
     text = getattr(exc, "strerror", None) or type(exc).__name__

@@ -29,13 +29,11 @@ COMMANDS: dict[str, Command] = {
     "chat": Command("chat", "Ask a model through the gateway."),
     "models": Command("models", "List the models of the gateway."),
     "health": Command("health", "Show how the gateway and its providers are."),
+    "bench": Command("bench", "Measure a running gateway."),
+    "explain": Command("explain", "Tell what the gateway would do with a request."),
     "info": Command("info", "Show how a provider is configured."),
     "completions": Command("completions", "Print the completion script of a shell."),
 }
-
-
-LATER = ("explain", "bench")
-# Commands of later versions, which are told apart from typing errors.
 
 
 class LazyGroup(click.Group):
@@ -63,8 +61,6 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, but an unknown command comes with the nearest known one."""
         if args and args[0] not in self._known and not args[0].startswith("-"):
-            if args[0] in LATER:
-                raise click.UsageError(f"{args[0]} is not built in this version. securellm --help lists what is.", ctx)
             from difflib import get_close_matches  # not at the top: only a mistake needs it
 
             near = get_close_matches(args[0], self._known, n=1)

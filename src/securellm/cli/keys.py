@@ -2,14 +2,18 @@
 
 import json
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
+import msgspec
 
 from securellm.accounts.keys import ROLES, KeyRecord, MintedKey, parse_key
+from securellm.accounts.records import KeyChanges
 from securellm.chat import Endpoint, Grants
 from securellm.cli.accounts_options import (
     actor,
+    change_rates,
     date,
     json_option,
     now_s,
@@ -24,7 +28,25 @@ from securellm.cli.accounts_options import (
 )
 from securellm.cli.settings import config_option
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+CLEARABLE = ("user", "team", "expires", "models", "providers", "endpoints", "networks", "rates")
+_FIELD_OF = {"user": "user_id", "team": "team_id", "expires": "expires_at_s"}
+
 COLUMNS = {"id": 10, "state": 9, "role": 10, "created_at": 22, "expires_at": 22, "user": 16, "name": 0}
+
+
+def _grant_options(command: F) -> F:
+    """What a key may be used for; what is not given is not restricted."""
+    endpoints = click.Choice([endpoint.value for endpoint in Endpoint])
+    for option in (
+        click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from these, like 10.0.0.0/8."),
+        click.option("--endpoint", "endpoints", multiple=True, type=endpoints, help="Only at this door; repeatable."),
+        click.option("--provider", "providers", multiple=True, metavar="NAME", help="Only this provider; repeatable."),
+        click.option("--model", "models", multiple=True, metavar="PATTERN", help="Only openai/gpt-5, openai/* …"),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -38,16 +60,7 @@ def keys() -> None:
 @click.option("--team", "team_id", metavar="ID", help="The team that it belongs to, else its user's.")
 @click.option("--role", type=click.Choice(ROLES), default="user", show_default=True, help="What it may do.")
 @click.option("--expires", metavar="WHEN", help="A lifetime (12h, 30d, 8w, 1y) or a day (2027-01-31, UTC).")
-@click.option("--model", "models", multiple=True, metavar="PATTERN", help="Only these, like openai/gpt-5 or openai/*.")
-@click.option("--provider", "providers", multiple=True, metavar="NAME", help="Only this provider; may be repeated.")
-@click.option(
-    "--endpoint",
-    "endpoints",
-    multiple=True,
-    type=click.Choice([endpoint.value for endpoint in Endpoint]),
-    help="Only at this door; may be repeated.",
-)
-@click.option("--network", "networks", multiple=True, metavar="CIDR", help="Only from these, like 10.0.0.0/8.")
+@_grant_options
 @rate_options
 @json_option
 @config_option
@@ -108,6 +121,56 @@ def show(key_id: str, as_json: bool, config_path: str | None) -> None:
     """Show what a key belongs to and may do."""
     with opened(config_path) as store:
         record = store.find_key(_id_of(key_id))
+    print_facts(_shown(record), as_json=as_json)
+
+
+@keys.command("set")
+@click.argument("key_id", metavar="ID")
+@click.option("--name", help="Whose key it is.")
+@click.option("--user", "user_id", metavar="ID", help="The user that it belongs to.")
+@click.option("--team", "team_id", metavar="ID", help="The team that it belongs to, else its user's.")
+@click.option("--role", type=click.Choice(ROLES), help="What it may do.")
+@click.option("--expires", metavar="WHEN", help="A lifetime from now, or a day.")
+@_grant_options
+@rate_options
+@click.option("--clear", multiple=True, type=click.Choice(CLEARABLE), help="Take this away; repeatable.")
+@json_option
+@config_option
+def set_key(
+    key_id: str,
+    name: str | None,
+    user_id: str | None,
+    team_id: str | None,
+    role: str | None,
+    expires: str | None,
+    models: tuple[str, ...],
+    providers: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    networks: tuple[str, ...],
+    clear: tuple[str, ...],
+    as_json: bool,
+    config_path: str | None,
+    **rates: Any,
+) -> None:
+    """Change what a key belongs to and may do; what is not named stays."""
+    given: dict[str, Any] = {"name": name, "role": role, "user_id": user_id, "team_id": team_id}
+    given["expires_at_s"] = parse_expiry_s(expires, now_s()) if expires else None
+    granted = {"models": models, "providers": providers, "endpoints": endpoints, "networks": networks}
+    fields = {_FIELD_OF.get(one, one) for one in clear}
+    with opened(config_path) as store:
+        before = store.find_key(_id_of(key_id))
+        grants = msgspec.structs.replace(
+            before.grants,
+            **{field: None for field in fields & set(granted)},
+            **{field: value for field, value in granted.items() if value},
+        )
+        changes = {field: value for field, value in given.items() if value is not None}
+        changes |= {field: None for field in fields - set(granted)}
+        if grants != before.grants:
+            changes["grants"] = grants
+        if any(value is not None for value in rates.values()):
+            changes["rates"] = change_rates(None if "rates" in fields else before.rates, rates)
+        record = store.update_key(before.id, KeyChanges(**changes), actor=actor())
     print_facts(_shown(record), as_json=as_json)
 
 

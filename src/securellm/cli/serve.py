@@ -188,6 +188,7 @@ def _open_and_serve(
 
     from securellm import runtime, server
     from securellm.accounts.store import ensure_first_key
+    from securellm.web.administration.sockets import open_admin_sockets
     from securellm.workers.place import ALONE
     from securellm.workers.worker import Link
 
@@ -198,11 +199,14 @@ def _open_and_serve(
         lane = server.open_lane(wanted)
         link = Link(start.link) if start is not None else None
         status = banner if banner is not None else trio.TASK_STATUS_IGNORED
+        place = start.place if start is not None else ALONE
 
         async def body(opened: "Runtime") -> None:
-            await server.serve(opened, sockets=sockets, lane=lane, load=load, link=link, task_status=status)
+            with open_admin_sockets(config, first=place.first) as admin:
+                await server.serve(
+                    opened, sockets=sockets, lane=lane, admin=admin, load=load, link=link, task_status=status
+                )
 
-        place = start.place if start is not None else ALONE
         await runtime.run(config, body, place, open_client=lane.open_client)
 
     try:

@@ -7,6 +7,7 @@ import click
 from securellm.accounts.records import TeamChanges, TeamRecord, UserChanges, UserRecord
 from securellm.cli.accounts_options import (
     actor,
+    change_rates,
     date,
     json_option,
     opened,
@@ -66,6 +67,34 @@ def show(owner_id: str, as_json: bool, config_path: str | None) -> None:
         record = store.find_user(owner_id)
         key_ids = [str(key.id) for key in store.list_keys(user_id=owner_id)]
     print_facts({**_shown(record), "keys": key_ids}, as_json=as_json)
+
+
+@users.command("set")
+@_id_argument
+@click.option("--name", help="A name for people.")
+@click.option("--team", "team_id", metavar="ID", help="The team that the user is in.")
+@rate_options
+@click.option("--clear", multiple=True, type=click.Choice(["team", "rates"]), help="Take this away; repeatable.")
+@json_option
+@config_option
+def set_user(
+    owner_id: str,
+    name: str | None,
+    team_id: str | None,
+    clear: tuple[str, ...],
+    as_json: bool,
+    config_path: str | None,
+    **rates: Any,
+) -> None:
+    """Change a user; what is not named stays."""
+    changes: dict[str, Any] = {"team_id": None} if "team" in clear else {}
+    changes |= {field: value for field, value in (("name", name), ("team_id", team_id)) if value is not None}
+    with opened(config_path) as store:
+        before = store.find_user(owner_id)
+        if "rates" in clear or any(value is not None for value in rates.values()):
+            changes["rates"] = change_rates(None if "rates" in clear else before.rates, rates)
+        record = store.update_user(owner_id, UserChanges(**changes), actor=actor())
+    print_facts(_shown(record), as_json=as_json)
 
 
 @users.command()

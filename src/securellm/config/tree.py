@@ -83,7 +83,7 @@ class Provider(msgspec.Struct, frozen=True):
     headers_up: tuple[str, ...] = ()
 
 
-class Rates(msgspec.Struct, frozen=True):
+class Rates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds on what one subject may do; None is no bound. `burst` goes with `rpm`, None is a second's worth."""
 
     rpm: int | None = None

@@ -26,7 +26,7 @@ from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import GRANTED, Answer, Batch, Spending
 from securellm.chat import Caller, RequestId
 from securellm.errors import BudgetExceeded, BudgetsUnavailable, StoreUnavailable
-from securellm.limits.purse import LOOK_EVERY_S, Purse, Reservation, Waiter
+from securellm.limits.purse import LOOK_EVERY_S, MAX_NUSD, MAX_TOKENS, Purse, Reservation, Waiter
 
 __all__ = ["STALE_MARGIN_S", "Budgets", "BudgetsStatistics", "Reservation", "SpendingStore"]
 
@@ -85,6 +85,7 @@ class Budgets:
         self._now_s = now_s  # Unix seconds: windows are in UTC
         self._purse = Purse(budgets_of, secrets.token_hex(8), stale_after_s, now_s())
         self._wake = trio.Event()
+        self._readers = trio.CapacityLimiter(2)
         self._threads = trio.CapacityLimiter(2)  # one at work, and one that was left to itself
         self._asked_s: float | None = None  # since when the store owes an answer
         self._heard_s = 0.0  # when it answered last
@@ -103,6 +104,7 @@ class Budgets:
         What costs nothing is not refused by a budget in USD. Waits only when a lease is too small, and not for a store
         that is silent for longer than its `patience_s`.
         """
+        cost_nusd, tokens = min(cost_nusd, MAX_NUSD), min(tokens, MAX_TOKENS)
         reservation = self._purse.reserve(caller, cost_nusd, tokens, request_id, self._now_s())
         if reservation is not None:
             return reservation
@@ -130,7 +132,12 @@ class Budgets:
 
     async def spent(self, budgets: Sequence[Budget]) -> list[Spending]:
         """The figures of some budgets, as the store has them now. Raises StoreUnavailable."""
-        return await trio.to_thread.run_sync(self._store.read, budgets, int(self._now_s()), abandon_on_cancel=True)
+        now_s = int(self._now_s())
+        with trio.move_on_after(ABANDON_S):
+            return await trio.to_thread.run_sync(
+                self._store.read, budgets, now_s, abandon_on_cancel=True, limiter=self._readers
+            )
+        raise StoreUnavailable(f"the store of budgets gave no answer within {ABANDON_S:g} s", retry_after_s=1.0)
 
     def statistics(self) -> BudgetsStatistics:
         """The figures now."""

@@ -64,7 +64,7 @@ class Places:
         """To be renewed, or to be given back."""
         if self.held > self.used and abs(now_us - self._freed_us) > KEPT_US:  # a clock that was set back counts, too
             return True
-        return self.held > 0 and abs(now_us - self._renewed_us) > RENEW_US
+        return bool(self.held or self.used) and abs(now_us - self._renewed_us) > RENEW_US
 
     def ask(self, now_us: int) -> tuple[int, int]:
         """How many are in use, and how many are wanted."""

@@ -21,8 +21,8 @@ LEASE_S = 60  # a lease that is not renewed is ended as charged; longer than a s
 MAX_WANTS = 1000  # in one exchange; the others wait for the next
 MAX_ORDERS = 200  # told in one exchange besides those of waiting requests, so that these need not wait for long
 MAX_KNOWN_CALLERS = 10_000
-# What one request may be charged at most, a million USD and a million million tokens: beyond it a provider's word is
-# nonsense, and sums stay within the 64 bits of the store.
+# What one request may reserve or be charged at most, a million USD and a million million tokens: beyond it a caller's
+# bound or a provider's word is nonsense, and sums stay within the 64 bits of the store.
 MAX_NUSD = 2**50
 MAX_TOKENS = 2**40
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from securellm.limits.quota import Demand, Measure
 
 LONGEST_HOLD_US = 400_000
-ARRIVED_US = 50_000  # for whoever waited for a slice to use it
+ARRIVED_US = 50_000  # from asking for a slice that is waited for until its use: nobody waits longer
 FRESH_US = 100_000  # a refusal of the shared bucket is not asked for again so soon
 FINAL_US = 2000  # from the end of a wait to the next look
 _HOLD_SHARE = 16  # a slice ahead is held for this part of the bucket's time at most, and a burst refused so much early
@@ -181,7 +181,7 @@ class Slices:
         if leased_us:
             self._add(leased_us, sent_us, sent_us + ask.hold_us)
         if granted_us:
-            self._add(granted_us, sent_us, now_us + ARRIVED_US)
+            self._add(granted_us, sent_us, sent_us + ARRIVED_US)
         if granted_us < ask.need_us:
             self._full_us = now_us
         elif ask.need_us:

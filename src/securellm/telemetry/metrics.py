@@ -60,11 +60,21 @@ FAMILIES = (
     Family("securellm_cost_usd", "Cost in US dollars, at the prices in force.", ("provider",)),
     Family("securellm_cache_hits", "Answers from the cache."),
     Family("securellm_cache_misses", "Requests that the cache could not answer."),
+    Family("securellm_redis_state", "0 usable or unused, 1 not asked, 2 being tried.", (), "gauge", worst_breaker),
+    Family("securellm_redis_failures", "Lost connections to Redis, late answers, and probes that failed."),
     Family(
         "securellm_rate_limited",
         "Refusals by a limit, or what would be one in shadow mode.",
         ("scope", "measure", "shadow"),
     ),
+    Family(
+        "securellm_budget_exceeded", "Requests refused as they did not fit into a budget, by whose it is.", ("kind",)
+    ),
+    Family("securellm_budget_unavailable", "Requests refused as the store of budgets did not answer."),
+    Family("securellm_budget_overruns", "Requests that cost more than was reserved for them."),
+    Family("securellm_budget_overrun_usd", "What they cost beyond that, in US dollars."),
+    Family("securellm_budget_stale", "Reservations that nobody settled in time, charged as estimated."),
+    Family("securellm_budget_exchange_seconds", "How long the last exchange with the store took.", (), "gauge", max),
     Family("securellm_audit_available", "1 when the audit log takes records.", (), "gauge", min),
     Family("securellm_audit_pending_records", "Records that wait for the disk.", (), "gauge"),
     Family("securellm_audit_lost_records", "Records lost since the start, relaxed mode only.", (), "gauge"),
@@ -85,7 +95,7 @@ class Metrics:
         self._slot = slot
         self._cells: Cells = open_cells(run_dir, slot)
         self._families = {family.name: family for family in FAMILIES}
-        self._told: dict[str, int] = {}
+        self._told: dict[tuple[str, tuple[str, ...]], float] = {}
         self.registry = CollectorRegistry()
         self.registry.register(_Collector(self._collect))
         # A child looked up by its labels costs more than counting on it.
@@ -123,10 +133,10 @@ class Metrics:
         """Add to a counter of FAMILIES, by its labels in their order."""
         self._counter(name, *labels).inc(amount)
 
-    def counted(self, name: str, total: int) -> None:
-        """Bring a counter of FAMILIES without labels up to what this process has counted elsewhere."""
-        self._counter(name).inc(total - self._told.get(name, 0))
-        self._told[name] = total
+    def counted(self, name: str, total: float, *labels: str) -> None:
+        """Bring a counter of FAMILIES up to what this process has counted elsewhere."""
+        self._counter(name, *labels).inc(total - self._told.get((name, labels), 0))
+        self._told[name, labels] = total
 
     def show(self, name: str, *labels: str, value: float) -> None:
         """Set a gauge of FAMILIES, by its labels in their order."""

@@ -67,13 +67,8 @@ class HttpxClient:
         return HttpxExchange(response, self._limiter, slot)
 
     async def _send(self, request: UpstreamRequest, connect_s: float) -> httpx.Response:
-        outgoing = httpx.Request(
-            request.method,
-            request.url,
-            headers=request.headers,
-            content=request.body,
-            extensions={"timeout": {"connect": connect_s, "read": None, "write": None, "pool": None}},
-        )
+        outgoing = _outgoing(request)
+        outgoing.extensions["timeout"] = {"connect": connect_s, "read": None, "write": None, "pool": None}
         outgoing.stream = RequestBody(request.body)
         witness = Witness()
         witness_of_task.set(witness)
@@ -198,3 +193,12 @@ class _Once:
             raise StopAsyncIteration
         data, self._data = self._data, b""
         return data
+
+
+def wire_headers(request: UpstreamRequest) -> Headers:
+    """Every header as it goes on the wire, the connection's own included, in order."""
+    return [(name.lower(), value) for name, value in _outgoing(request).headers.raw]
+
+
+def _outgoing(request: UpstreamRequest) -> httpx.Request:
+    return httpx.Request(request.method, request.url, headers=request.headers, content=request.body)

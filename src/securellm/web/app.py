@@ -13,6 +13,8 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from securellm.accounts.authority import check_address, check_caller
+from securellm.accounts.keys import ROLES as KEY_ROLES
 from securellm.chat import Caller, Headers
 from securellm.errors import (
     BadRequest,
@@ -32,7 +34,12 @@ from securellm.web.documents import write_documents
 from securellm.web.routes import Access, Route
 from securellm.web.seam import Runtime
 
-OPERATORS = frozenset({"operator", "admin"})
+# Which roles an endpoint asks for. One that is not here is called by nobody.
+ROLES = {
+    Access.KEY: frozenset(KEY_ROLES),
+    Access.OPERATOR: frozenset({"operator", "admin"}),
+    Access.ADMIN: frozenset({"admin"}),
+}
 
 _log = logging.getLogger("securellm.web")
 
@@ -42,12 +49,15 @@ class EdgeApp(QuartTrio):
 
     asgi_http_class = EdgeRequest  # type: ignore[assignment]  # narrower: it needs an EdgeApp
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, routes: tuple[Route, ...] | None = None, *, for_browsers: bool = True) -> None:
+        """All routes of the gateway's port, or others. Without `for_browsers` no page of another origin is answered."""
         super().__init__("securellm", static_folder=None, template_folder=None)
         self.runtime = runtime
         self.draining = False
         self.trusted_proxies = parse_networks(runtime.config.server.trusted_proxies)
-        self.routes = all_routes(metrics_public=runtime.config.telemetry.metrics_public)
+        self.routes = routes or all_routes(metrics_public=runtime.config.telemetry.metrics_public)
+        self._for_browsers = for_browsers
+        self._hint = "; GET /docs lists the endpoints" if any(route.path == "/docs" for route in self.routes) else ""
         self.documents = write_documents(self.routes)
         # Sizes and times are bounded by the gateway and by the connection; Quart's bounds answer in HTML.
         self.config.update(MAX_CONTENT_LENGTH=None, BODY_TIMEOUT=None, RESPONSE_TIMEOUT=None)
@@ -56,6 +66,11 @@ class EdgeApp(QuartTrio):
             self._add(route)
         self.register_error_handler(SecureLLMError, self._on_refusal)
         self.register_error_handler(HTTPException, self._on_http_exception)
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """The origins whose pages are answered."""
+        return self.runtime.config.security.allowed_origins if self._for_browsers else ()
 
     def log_exception(self, *details: Any) -> None:
         """A defect in a view, without the data it worked on. (Quart 0.22 passes the error, 0.23 a context first.)"""
@@ -83,7 +98,7 @@ class EdgeApp(QuartTrio):
             wrong = MethodNotAllowed(f"{request.method} is not a method of this path; it has {', '.join(methods)}")
             return _refuse(edge, wrong, allow)
         if error.code == 404:
-            return _refuse(edge, NotFound("no such path; GET /docs lists the endpoints"))
+            return _refuse(edge, NotFound(f"no such path{self._hint}"))
         if error.code is not None and 400 <= error.code < 500:
             return _refuse(edge, BadRequest("the request cannot be understood"))
         return _refuse(edge, InternalError("internal error; the log has it under the request's id"))
@@ -116,25 +131,43 @@ def _guarded(route: Route) -> Callable[..., Awaitable[Response]]:
         if "websocket" in request.headers.get("Upgrade", "").lower():
             raise NotAvailable("websockets: not available in this version of SecureLLM Bridge")
         if route.access is not Access.PUBLIC and not route.asks_provider:
-            edge.caller = edge.runtime.gateway.authenticate(edge.headers, edge.client_ip)
-            if route.access is Access.OPERATOR and edge.caller.role not in OPERATORS:
-                await _refuse_role(edge, edge.caller, route)
+            anonymous = route.access is not Access.ADMIN
+            edge.caller = edge.runtime.gateway.authenticate(edge.headers, edge.client_ip, anonymous=anonymous)
+            await _check_access(edge, edge.caller, route)
         return await route.view(edge, **parts)
 
     return view
 
 
-async def _refuse_role(edge: EdgeRequest, caller: Caller, route: Route) -> NoReturn:
+async def _check_access(edge: EdgeRequest, caller: Caller, route: Route) -> None:
+    try:
+        _check_rights(caller, route, edge.client_ip)
+    except PermissionRefused as error:
+        refusal = error
+    else:
+        return
+
     async def refuse() -> NoReturn:
-        raise PermissionRefused("this needs a key whose role is operator or admin")
+        raise refusal
 
     if route.recorded is not None:
         await edge.runtime.gateway.record(edge.call(route.recorded), caller, refuse)
     await refuse()
 
 
+def _check_rights(caller: Caller, route: Route, client_ip: str) -> None:
+    """Raises PermissionRefused."""
+    roles = ROLES.get(route.access, frozenset())
+    if caller.role not in roles:
+        raise PermissionRefused(f"this needs a key whose role is {' or '.join(sorted(roles, reverse=True))}")
+    if route.recorded is not None:
+        check_caller(caller, route.recorded, client_ip)
+    else:
+        check_address(caller, client_ip)
+
+
 def _preflight(edge: EdgeRequest) -> Response:
-    if cors.allowed_origin(edge.headers, edge.runtime.config.security.allowed_origins) is None:
+    if cors.allowed_origin(edge.headers, edge.app.allowed_origins) is None:
         raise PermissionRefused("OPTIONS is answered for the origins in security.allowed_origins only")
     return empty(204, cors.preflight_headers(edge.headers))
 

@@ -29,6 +29,7 @@ from securellm.web.target import parse_target
 if TYPE_CHECKING:
     from securellm.web.app import EdgeApp
 
+UNIX = "unix"  # the address of callers by a Unix socket
 EDGE = "securellm.edge"  # where a view finds this object in `request.scope`
 CLOSE_S = 2.0  # how long closing the provider's connection may take when the request is over
 
@@ -63,8 +64,8 @@ class EdgeRequest(TrioASGIHTTPConnection):
 
     @property
     def client_ip(self) -> str:
-        """The caller's address, behind the proxies that are trusted."""
-        peer = self.scope.get("client") or ("", 0)
+        """The caller's address, behind the proxies that are trusted; `unix` by a socket that has none."""
+        peer = self.scope.get("client") or (UNIX, 0)
         return client_ip(str(peer[0]), self.headers, self.app.trusted_proxies)
 
     def call(self, endpoint: Endpoint) -> Call:
@@ -162,7 +163,7 @@ class EdgeRequest(TrioASGIHTTPConnection):
         names = {name for name, _ in headers}
         if b"x-request-id" not in names:
             headers = [*headers, *id_headers(dialect_of(self.path, self.headers), self.request_id)]
-        origin = cors.allowed_origin(self.headers, self.runtime.config.security.allowed_origins)
+        origin = cors.allowed_origin(self.headers, self.app.allowed_origins)
         if origin is not None:
             headers = [*headers, *cors.answer_headers(origin)]
         self._started = True

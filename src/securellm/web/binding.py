@@ -15,21 +15,25 @@ BACKLOG = 2048  # connections that wait to be accepted; the kernel caps it at ne
 
 def bind_sockets(config: Config) -> list[socket.socket]:
     """Listening sockets for `server.host` and `server.port`, one for each address of the host. Raises ConfigError."""
-    server = config.server
+    return bind_address(config.server.host, config.server.port)
+
+
+def bind_address(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets, one for each address of the host; port 0 takes a free one. Raises ConfigError."""
     sockets: list[socket.socket] = []
     try:
         addresses = socket.getaddrinfo(
-            server.host or None, server.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )
         for family, kind, protocol, _, address in dict.fromkeys(addresses):
             sockets.append(_listen(family, kind, protocol, address))
-            if server.port == 0:
+            if port == 0:
                 break  # two addresses would get two ports
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         for bound in sockets:
             bound.close()
-        reason = error.strerror or "the name cannot be resolved"
-        raise ConfigError(f"cannot listen on {server.host} port {server.port}: {reason.lower()}") from error
+        reason = getattr(error, "strerror", None) or "the name cannot be resolved"
+        raise ConfigError(f"cannot listen on {host} port {port}: {reason.lower()}") from error
     return sockets
 
 

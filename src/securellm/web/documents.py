@@ -12,7 +12,12 @@ from securellm.web import schemas
 from securellm.web.routes import Access, Route, Schema
 
 _PARAMETER = re.compile(r"<(?:path:)?(\w+)>")
-_ACCESS = {Access.PUBLIC: "anybody", Access.KEY: "a key", Access.OPERATOR: "a key with the role operator or admin"}
+_ACCESS = {
+    Access.PUBLIC: "anybody",
+    Access.KEY: "a key",
+    Access.OPERATOR: "a key with the role operator or admin",
+    Access.ADMIN: "a key with the role admin",
+}
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}
 table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.35rem .6rem;border-bottom:1px solid #ddd;
 vertical-align:top}code{font-family:ui-monospace,monospace;font-size:.95em}"""

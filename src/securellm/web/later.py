@@ -1,4 +1,4 @@
-"""Endpoints that the APIs we speak have and this version does not: refused by name, so that nobody looks for a typo."""
+"""Endpoints that are not here, and that somebody may look for: refused by name, so that nobody looks for a typo."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from quart.wrappers import Response
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+BELOW = ("", "/<path:rest>")  # a path, and everything below it
 
 # path -> what it is. Each also stands for everything below it.
 FAMILIES = {
@@ -34,7 +35,6 @@ FAMILIES = {
     "/v1/rerank": "reranking",
     "/v1/complete": "Anthropic's text completions",
     "/v1/organizations": "administration of organizations",
-    "/api/admin": "administration over this port",
 }
 # Things kept by the provider.
 SINGLE = {
@@ -43,24 +43,31 @@ SINGLE = {
 }
 
 
-def _refusing(what: str) -> Route:
+NOT_HERE = "administration is not on this port: it is on <state_dir>/admin.sock, and where [admin] bind says"
+
+
+def _refusing(what: str, why: str = "") -> Route:
+    message = why or f"{what}: not available in this version of SecureLLM Bridge; GET /docs lists what is"
+
     async def refuse(edge: EdgeRequest, rest: str = "") -> "Response":
-        raise NotAvailable(f"{what}: not available in this version of SecureLLM Bridge; GET /docs lists what is")
+        raise NotAvailable(message)
 
     return Route(
         path="",
         methods=METHODS,
         access=Access.PUBLIC,
         view=refuse,
-        summary=f"Not available in this version: {what}",
+        summary=f"Not available here: {what}",
         tag="Later",
         shown=False,
     )
 
 
 def _routes() -> tuple[Route, ...]:
-    paths = [(path + below, what) for path, what in FAMILIES.items() for below in ("", "/<path:rest>")]
-    return tuple(msgspec.structs.replace(_refusing(what), path=path) for path, what in [*paths, *SINGLE.items()])
+    paths = [(path + below, _refusing(what)) for path, what in FAMILIES.items() for below in BELOW]
+    paths += [(path, _refusing(what)) for path, what in SINGLE.items()]
+    paths += [("/api/admin" + below, _refusing("administration", NOT_HERE)) for below in BELOW]
+    return tuple(msgspec.structs.replace(route, path=path) for path, route in paths)
 
 
 ROUTES = _routes()

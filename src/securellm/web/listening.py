@@ -34,7 +34,7 @@ class ListeningStatistics(msgspec.Struct, frozen=True):
 
 
 class Listening:
-    """Accepts and serves. Made with sockets that listen already; `run` closes them."""
+    """Accepts and serves. Made with sockets that listen already; `run` closes them. TLS is spoken on those of TCP."""
 
     def __init__(
         self,
@@ -42,8 +42,9 @@ class Listening:
         sockets: list[socket.socket],
         tls: ssl.SSLContext | None,
         make_connection: MakeConnection = Connection,
+        app: EdgeApp | None = None,
     ) -> None:
-        self.app = EdgeApp(runtime)
+        self.app = app if app is not None else EdgeApp(runtime)
         self._wrapped = ASGIWrapper(self.app)
         self._runtime = runtime
         self._config = runtime.config
@@ -63,8 +64,7 @@ class Listening:
     async def run(self, *, task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept until told to stop, then serve what is open until cancelled. Starts with the URLs that are served."""
         listeners = [self._listener(sock) for sock in self._sockets]
-        scheme = "https" if self._tls is not None else "http"
-        urls = [f"{scheme}://{_authority(sock)}" for sock in self._sockets]
+        urls = [_url(sock, tls=self._tls is not None) for sock in self._sockets]
         async with trio.open_nursery() as connections:
             with self._accepting:
                 await trio.serve_listeners(
@@ -104,7 +104,8 @@ class Listening:
 
     def _listener(self, sock: socket.socket) -> trio.SocketListener | trio.SSLListener[trio.SocketStream]:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
-        return listener if self._tls is None else trio.SSLListener(listener, self._tls)
+        local = sock.family == socket.AF_UNIX
+        return listener if self._tls is None or local else trio.SSLListener(listener, self._tls)
 
     async def _serve_one(self, stream: Stream) -> None:
         if len(self._connections) >= self._max_connections and not self._make_room():
@@ -191,6 +192,9 @@ class _Started:
         self._task_status.started(self._urls)
 
 
-def _authority(sock: socket.socket) -> str:
+def _url(sock: socket.socket, *, tls: bool) -> str:
+    if sock.family == socket.AF_UNIX:
+        return f"unix:{sock.getsockname()}"
     host, port = sock.getsockname()[:2]
-    return f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+    authority = f"[{host}]:{port}" if sock.family == socket.AF_INET6 else f"{host}:{port}"
+    return f"{'https' if tls else 'http'}://{authority}"

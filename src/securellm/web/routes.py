@@ -25,6 +25,7 @@ class Access(enum.Enum):
     PUBLIC = "public"  # anybody
     KEY = "key"  # whoever has a key
     OPERATOR = "operator"  # a key whose role is operator or admin
+    ADMIN = "admin"  # a key whose role is admin, whatever the configuration says of keys
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):

@@ -70,8 +70,8 @@ class Gateway(Protocol):
     def identify(self, headers: Headers) -> Caller:
         """Whose key is it. Raises InvalidKey or StoreUnavailable."""
 
-    def authenticate(self, headers: Headers, client_ip: str) -> Caller:
-        """As `identify`; a refusal is noted as a security event."""
+    def authenticate(self, headers: Headers, client_ip: str, *, anonymous: bool = True) -> Caller:
+        """As `identify`; a refusal is noted as a security event. `anonymous` is False where a key is always needed."""
 
     async def record(self, call: Call, caller: Caller, act: Any) -> Any:
         """Do what an operator asks for, between its two records."""
@@ -121,6 +121,18 @@ class Runtime(Protocol):
     @property
     def accounts(self) -> Any:
         """`statistics()` tells how fresh the snapshot of the keys is."""
+
+    @property
+    def store(self) -> Any:
+        """The store of accounts, for administration."""
+
+    @property
+    def limiter(self) -> Any:
+        """The limits in force: `demands` and `would_allow`."""
+
+    @property
+    def budgets(self) -> Any:
+        """`spent` has the figures of budgets."""
 
     @property
     def redis(self) -> Any:

@@ -153,7 +153,9 @@ class Supervisor:
             messages = worker.lines.feed(data)
         except BlockingIOError:
             return
-        except (OSError, ValueError, msgspec.MsgspecError) as exc:
+        except OSError:  # it ended before it had read everything
+            data, messages = b"", []
+        except (ValueError, msgspec.MsgspecError) as exc:
             _log.error("worker %d cannot be understood and is replaced: %s", worker.slot, exc)
             worker.kill()
             return
