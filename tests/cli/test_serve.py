@@ -312,8 +312,10 @@ def test_a_banner_that_nobody_reads(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdout.close()
         try:
-            line = json.loads(process.stderr.readline())
-            port = int(line["message"].rpartition(":")[2])
+            message = ""
+            while not message.startswith("serving on "):
+                message = json.loads(process.stderr.readline())["message"]
+            port = int(message.rpartition(":")[2])
         except BaseException:
             process.kill()  # or leaving the block would wait for it for ever
             raise
