@@ -4,7 +4,7 @@
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
-- A `Channel` is one socket. It holds what was read and not yet taken (bounded: then reading stops), and what was
+- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB), and what was
   written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
   `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
@@ -93,7 +93,7 @@ DEF TLS_SLICE_BYTES = 65536
 
 LINGER_MS = 3  # how long the reactor waits for the next chunk in Trio's place: as late as Trio's timers may be by it
 MAX_ROUNDS = 64  # of these, before Trio has its turn
-MAX_READ_AHEAD_BYTES = 65536  # read and not yet taken; more waits in the kernel, where the far side feels it
+MAX_READ_AHEAD_BYTES = 65536  # read and not taken: with more, reading stops, and the far side feels it
 
 cdef enum Waits:
     NOTHING
@@ -281,7 +281,8 @@ cdef class Reactor:
     cdef int _forget(self, Channel channel) except -1:
         """Watch it no more."""
         cdef epoll_event event
-        if self._channels.pop(channel.fd, None) is not None:
+        if self._channels.get(channel.fd) is channel:  # the number may be another's by now
+            del self._channels[channel.fd]
             epoll_ctl(self._epoll, EPOLL_CTL_DEL, channel.fd, &event)
         return 0
 
@@ -512,7 +513,7 @@ cdef class Channel:
         if self._feed is not None:
             return self._relay(data)
         self._inbox = self._inbox + data if self._inbox else data
-        if PyBytes_GET_SIZE(self._inbox) >= self._read_ahead:
+        if PyBytes_GET_SIZE(self._inbox) > self._read_ahead:
             self._reactor._arm(self, self._mask & ~EPOLLIN)
         if self._waits == INPUT:
             self._wake()
