@@ -22,6 +22,9 @@ happened for a few milliseconds. Trio's epoll is private to it; where it is not 
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.
+
+This file is longer than others, because reactor and channel call each other within every read and write: in two
+extensions each of these calls would go through a table of the other's, and their declarations would be there twice.
 """
 
 import errno as _errno
