@@ -1,4 +1,4 @@
-"""Every test runs over both lanes and both upstream clients, in all four combinations."""
+"""Every test runs over both lanes and both upstream clients, in all four combinations, and over TLS."""
 
 import pytest
 
@@ -9,14 +9,14 @@ _COMPILED = pytest.mark.compiled
 
 @pytest.fixture(
     params=[
-        ("reference", "httpx"),
-        pytest.param(("express", "native"), marks=_COMPILED),
-        pytest.param(("express", "httpx"), marks=_COMPILED),
-        pytest.param(("reference", "native"), marks=_COMPILED),
+        pytest.param(("reference", "httpx", False), id="reference-httpx"),
+        pytest.param(("express", "native", False), id="express-native", marks=_COMPILED),
+        pytest.param(("express", "httpx", False), id="express-httpx", marks=_COMPILED),
+        pytest.param(("reference", "native", False), id="reference-native", marks=_COMPILED),
+        pytest.param(("express", "native", True), id="express-native-tls", marks=_COMPILED),
     ],
-    ids="-".join,
 )
 def lane(request: pytest.FixtureRequest) -> Lane:
-    """The lane that serves, and its upstream client."""
+    """What serves."""
     name: Lane = request.param
     return name

@@ -8,6 +8,7 @@ cdef class Reactor:
     cdef int _timer
     cdef double _offset_s
     cdef double _armed_s
+    cdef double _polled_s
     cdef dict _channels
     cdef list _heap
     cdef int _relaying

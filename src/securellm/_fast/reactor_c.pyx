@@ -4,7 +4,7 @@
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
-- A `Channel` is one socket. It holds what was read and not yet taken (bounded: then reading stops), and what was
+- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB), and what was
   written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
   `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
@@ -22,6 +22,9 @@ happened for a few milliseconds. Trio's epoll is private to it; where it is not 
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.
+
+This file is longer than others, because reactor and channel call each other within every read and write: in two
+extensions each of these calls would go through a table of the other's, and their declarations would be there twice.
 """
 
 import errno as _errno
@@ -93,7 +96,7 @@ DEF TLS_SLICE_BYTES = 65536
 
 LINGER_MS = 3  # how long the reactor waits for the next chunk in Trio's place: as late as Trio's timers may be by it
 MAX_ROUNDS = 64  # of these, before Trio has its turn
-MAX_READ_AHEAD_BYTES = 65536  # read and not yet taken; more waits in the kernel, where the far side feels it
+MAX_READ_AHEAD_BYTES = 65536  # read and not taken: with more, reading stops, and the far side feels it
 
 cdef enum Waits:
     NOTHING
@@ -222,6 +225,7 @@ cdef class Reactor:
             raise OSError(errno, "epoll_wait")
         self.wakes += 1
         self.events += count
+        self._polled_s = _now_s() + self._offset_s
         # References first: what one channel does may close another.
         batch = [<Channel>events[index].data.ptr if events[index].data.ptr != NULL else None for index in range(count)]
         for index in range(count):
@@ -280,7 +284,8 @@ cdef class Reactor:
     cdef int _forget(self, Channel channel) except -1:
         """Watch it no more."""
         cdef epoll_event event
-        if self._channels.pop(channel.fd, None) is not None:
+        if self._channels.get(channel.fd) is channel:  # the number may be another's by now
+            del self._channels[channel.fd]
             epoll_ctl(self._epoll, EPOLL_CTL_DEL, channel.fd, &event)
         return 0
 
@@ -511,7 +516,7 @@ cdef class Channel:
         if self._feed is not None:
             return self._relay(data)
         self._inbox = self._inbox + data if self._inbox else data
-        if PyBytes_GET_SIZE(self._inbox) >= self._read_ahead:
+        if PyBytes_GET_SIZE(self._inbox) > self._read_ahead:
             self._reactor._arm(self, self._mask & ~EPOLLIN)
         if self._waits == INPUT:
             self._wake()
@@ -728,6 +733,7 @@ cdef class Channel:
         try:
             if data:
                 self._inbox = b""
+                self._reactor._polled_s = self._reactor.now_s()
                 self._relay(data)
             if self._feed is None:
                 return
@@ -756,7 +762,7 @@ cdef class Channel:
         if end < size:
             self._inbox = data[end:]  # behind the end of the body
         if payload:
-            data = self._feed(payload)
+            data = self._feed(payload, self._reactor._polled_s)
             if data is None:
                 self._feed = None
                 return self._wake()

@@ -44,6 +44,7 @@ class NativeClient:
         self._tls = shared_tls() if parts.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
         self._reactor = reactor
+        self._closed = False
         self._kept: list[Channel] = []  # the one used last is used next
         self._connections = 0
         self._max_connections = provider.max_connections
@@ -67,7 +68,8 @@ class NativeClient:
             raise
 
     async def aclose(self) -> None:
-        """Close every kept connection."""
+        """Close every kept connection; those in use are closed when their exchange is."""
+        self._closed = True
         while (channel := self._take_kept()) is not None:
             self._close(channel)
 
@@ -83,7 +85,7 @@ class NativeClient:
     def done(self, channel: Channel | None, *, reusable: bool) -> None:
         """An exchange is over: keep its connection or close it, and give the slot to whoever waits."""
         if channel is not None:
-            if reusable and len(self._kept) < MAX_KEPT_CONNECTIONS:
+            if reusable and not self._closed and len(self._kept) < MAX_KEPT_CONNECTIONS:
                 channel.on_gone = functools.partial(self._drop, channel)
                 channel.deadline_s = self._reactor.now_s() + KEEP_ALIVE_S
                 self._kept.append(channel)

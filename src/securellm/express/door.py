@@ -20,6 +20,7 @@ from hypercorn.utils import parse_socket_addr
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, Reactor
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
+from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
 from securellm.express.exchange import NativeExchange
 from securellm.express.request_body import RequestBody
@@ -41,6 +42,7 @@ HOT: dict[str, Endpoint] = {
     "/v1/completions": Endpoint.COMPLETIONS,
     "/v1/embeddings": Endpoint.EMBEDDINGS,
 }
+_HOT_RAW = {path.encode("ascii"): (path, endpoint) for path, endpoint in HOT.items()}
 
 _CLOSE = (b"connection", b"close")
 _CHUNKED = (b"transfer-encoding", b"chunked")
@@ -52,6 +54,7 @@ class Surroundings(msgspec.Struct, frozen=True):
     """What all connections share."""
 
     runtime: Runtime
+    config: Config
     reactor: Reactor
     trusted_proxies: tuple[Network, ...]
     allowed_origins: tuple[str, ...]
@@ -128,7 +131,8 @@ class Door:
             keep = await self._serve_request(head, target, endpoint, body)
             if channel.queued_bytes:
                 await channel.drain()
-            if not keep or channel.closed or channel.eof or connection.context.terminated.is_set():
+            over = connection._over or connection.context.terminated.is_set()
+            if not keep or over or channel.closed or channel.eof:
                 return False
 
     async def _next_head(self) -> http1.RequestHead | None:
@@ -250,7 +254,10 @@ class Door:
 
     def _complete(self, head: http1.RequestHead, call: Call, headers: Headers, whole: bool) -> bool:
         """Add what every answer carries; whether the connection can be used again after it."""
-        if not any(name == b"x-request-id" for name, _ in headers):
+        for name, _ in headers:
+            if name == b"x-request-id":
+                break
+        else:
             headers += id_headers(dialect_of(call.target, call.headers), call.request_id)
         if self._around.allowed_origins:
             origin = cors.allowed_origin(call.headers, self._around.allowed_origins)
@@ -288,9 +295,11 @@ def _hot(head: http1.RequestHead) -> tuple[str, Endpoint | None]:
     """The canonical target with its query, and the endpoint; None when it is not ours to serve."""
     if head.method != b"POST" or head.minor != 1 or head.upgrade:
         return "", None
+    if (found := _HOT_RAW.get(head.target)) is not None:
+        return found
     target = head.target.decode("ascii")
-    endpoint = HOT.get(target)
-    if endpoint is None and "?" in target:
+    endpoint = None
+    if "?" in target:
         with contextlib.suppress(SecureLLMError):  # the reference lane says why
             endpoint = HOT.get(parse_target(head.target).path)
     return target, endpoint

@@ -53,7 +53,7 @@ class NativeExchange:
                 raise UpstreamTruncated("the provider's connection broke before its answer was complete")
         return b""
 
-    async def relay(self, caller: Channel, feed: Callable[[bytes], bytes | None], *, until_s: float) -> bool:
+    async def relay(self, caller: Channel, feed: Callable[[bytes, float], bytes | None], *, until_s: float) -> bool:
         """Have the reactor pass the body on to `caller`, until `feed` or the end of it wants a look, or until then.
 
         Whether it was for the time alone. What went wrong is raised by `receive`.

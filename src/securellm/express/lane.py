@@ -28,8 +28,8 @@ class ExpressLane:
 
     def make_connection(self, runtime: Runtime, *of_reference: Any) -> Connection:
         """A connection that has been accepted."""
-        if self._around is None:
-            self._around = self._surroundings(runtime)  # one runtime a lane
+        if self._around is None or self._around.config is not runtime.config:  # reloaded: for those that begin now
+            self._around = self._surroundings(runtime)
         return ExpressConnection(self._around, *of_reference)
 
     async def run(self) -> None:
@@ -40,6 +40,7 @@ class ExpressLane:
         server = runtime.config.server
         return Surroundings(
             runtime=runtime,
+            config=runtime.config,
             reactor=self._reactor,
             trusted_proxies=parse_networks(server.trusted_proxies),
             allowed_origins=runtime.config.security.allowed_origins,

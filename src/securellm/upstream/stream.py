@@ -129,20 +129,18 @@ class Upstream:
         """When `pull` must be called at the latest, on Trio's clock, unless `feed` moves it later."""
         return min(self._idle_deadline_s, self._deadline_s)
 
-    def feed(self, data: bytes) -> bytes | None:
+    def feed(self, data: bytes, now_s: float) -> bytes | None:
         """What bytes of the body that a lane has read become; None when only `pull` can say. Never waits."""
+        relay = self._relay
         try:
-            relayed = self._relay.feed(data)
-        except Exception as error:
+            relayed = self._feed(data, now_s)
+        except Exception as error:  # `pull` raises it
             self._failure = error
             return None
-        if relayed.semantic:
-            self._idle_deadline_s = trio.current_time() + self._idle_s
-        if self._relay.terminal or self._relay.failure is not None:
+        if relay.terminal or relay.failure is not None:
             self._first = relayed
             return None
-        self._permit.bytes_out += len(relayed.data)
-        self._permit.bodies.answered(relayed.data)
+        self._permit.answered(relayed.data)
         return relayed.data
 
     def waiting(self) -> trio.CancelScope:
@@ -170,9 +168,12 @@ class Upstream:
             raise self._interruption()
         if not data:
             return None
+        return self._feed(data, trio.current_time())
+
+    def _feed(self, data: bytes, now_s: float) -> Relayed:
         relayed = self._relay.feed(data)
         if relayed.semantic:
-            self._idle_deadline_s = trio.current_time() + self._idle_s
+            self._idle_deadline_s = now_s + self._idle_s
             if self._relay.meter.output_bytes > self._most_output_bytes:
                 raise BudgetExceeded("the provider sends more than what was reserved of the budget for this answer")
         return relayed

@@ -1,0 +1,189 @@
+"""The reactor on real sockets: what it relays without a task, where it stops, and what it does when time passes."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import trio
+
+from securellm._fast import http1
+from securellm.errors import UpstreamInvalid
+
+pytestmark = pytest.mark.compiled
+
+HELD_BYTES = 256 * 1024  # what the relay may hold of one stream
+
+
+@asynccontextmanager
+async def _reactor() -> AsyncIterator[object]:
+    from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
+
+    reactor = Reactor()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reactor.run)
+        yield reactor
+        nursery.cancel_scope.cancel()
+
+
+async def _pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Both ends of one TCP connection."""
+    with trio.socket.socket() as listener:
+        await listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        near = await trio.open_tcp_stream(*listener.getsockname())
+        far, _ = await listener.accept()
+    return near, trio.SocketStream(far)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+async def _read(stream: trio.SocketStream, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += await stream.receive_some(size - len(data))
+    return data
+
+
+async def test_a_relay_needs_no_task_in_the_middle():
+    """Chunks go through while the task sleeps, and it wakes when `feed` says None; that read is not passed on."""
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            provider, near = await _pair()
+            caller, far = await _pair()
+            source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+            fed: list[bytes] = []
+
+            def feed(data: bytes, now_s: float) -> bytes | None:
+                fed.append(data)
+                return None if data == b"end" else data.upper()
+
+            async with provider, caller, trio.open_nursery() as nursery:
+                nursery.start_soon(source.relay, target, http1.ChunkedDecoder(request=False), feed)
+                for word in (b"one", b"two"):
+                    await provider.send_all(_chunk(word))
+                    assert await _read(caller, 8) == _chunk(word.upper())
+                await provider.send_all(_chunk(b"end"))
+            assert fed == [b"one", b"two", b"end"]
+            source.close()
+            target.close()
+
+
+async def test_a_slow_caller_stops_the_reading():
+    """What the caller does not take is held up to a bound; then the provider feels it, and later gets on."""
+    piece = _chunk(b"x" * 60_000)
+    sent = 0
+
+    async def flood(provider: trio.SocketStream) -> None:
+        nonlocal sent
+        with suppress(trio.ClosedResourceError):
+            while True:
+                await provider.send_all(piece)
+                sent += len(piece)
+
+    with trio.fail_after(20):
+        async with _reactor() as reactor:
+            provider, near = await _pair()
+            caller, far = await _pair()
+            source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+            async with provider, caller, trio.open_nursery() as nursery:
+                nursery.start_soon(source.relay, target, http1.ChunkedDecoder(request=False), lambda data, now_s: data)
+                nursery.start_soon(flood, provider)
+                before = -1
+                while sent != before:
+                    before = sent
+                    await trio.sleep(0.2)
+                assert 0 < target.queued_bytes + len(source.unread) <= HELD_BYTES
+                got, more = 0, sent + 2_000_000
+                while got < more:
+                    got += len(await caller.receive_some())
+                nursery.cancel_scope.cancel()
+            source.close()
+            target.close()
+
+
+async def test_a_caller_that_takes_nothing_is_cut():
+    """After `stall_s` without 64 KiB taken the connection is reset, and whoever serves it is told."""
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            caller, far = await _pair()
+            told = trio.Event()
+            target = reactor.add(far.socket, caller=True, stall_s=0.2)
+            target.on_gone = told.set
+            async with caller:
+                target.write(b"x" * 20_000_000)
+                started_s = trio.current_time()
+                await told.wait()
+                assert 0.1 < trio.current_time() - started_s < 2
+                assert target.closed
+
+
+async def test_deadlines_fire_in_their_order():
+    """Each at its time, also after one was moved later and another earlier."""
+    fired: list[str] = []
+
+    async def wait(name: str, channel) -> None:
+        await channel.receive_ready()
+        assert channel.expired
+        fired.append(name)
+
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            pairs = [await _pair() for _ in range(4)]
+            channels = [reactor.add(near.socket) for near, _ in pairs]
+            now_s = reactor.now_s()
+            assert abs(now_s - trio.current_time()) < 0.05
+            for channel, after_s in zip(channels, (0.1, 0.5, 0.2, 0.3), strict=True):
+                channel.deadline_s = now_s + after_s
+            channels[0].deadline_s = now_s + 0.4
+            channels[1].deadline_s = now_s + 0.05
+            async with trio.open_nursery() as nursery:
+                for name, channel in zip("abcd", channels, strict=True):
+                    nursery.start_soon(wait, name, channel)
+            assert fired == ["b", "c", "d", "a"]
+            for channel, (_, far) in zip(channels, pairs, strict=True):
+                channel.close()
+                await far.aclose()
+
+
+async def test_broken_framing_is_raised_by_the_relay():
+    """A chunk that is none ends the relay with the decoder's error; nothing of it is passed on."""
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            provider, near = await _pair()
+            caller, far = await _pair()
+            source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+            async with provider, caller:
+                await provider.send_all(b"zz\r\n")
+                with pytest.raises(UpstreamInvalid):
+                    await source.relay(target, http1.ChunkedDecoder(request=False), lambda data, now_s: data)
+            source.close()
+            target.close()
+
+
+async def test_a_defect_ends_whoever_runs_the_reactor():
+    """What `feed` raises is a defect: it comes out of `run`, and so ends the process, instead of being lost."""
+    from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
+
+    def feed(data: bytes, now_s: float) -> bytes | None:
+        raise ZeroDivisionError
+
+    reactor = Reactor()
+    provider, near = await _pair()
+    caller, far = await _pair()
+    source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+
+    async def serve() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reactor.run)
+            nursery.start_soon(source.relay, target, http1.ChunkedDecoder(request=False), feed)
+            await provider.send_all(_chunk(b"one"))
+
+    with trio.fail_after(10):
+        async with provider, caller:
+            with pytest.raises(ExceptionGroup) as caught:
+                await serve()
+            assert caught.value.subgroup(ZeroDivisionError) is not None
+    source.close()
+    target.close()
