@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from securellm.audit.chain import encode_ahead
 from securellm.audit.checkpoints import Signer
 from securellm.audit.copies import Copies
 from securellm.audit.disk import Disk, RealDisk
@@ -68,10 +69,11 @@ class AuditStatistics(msgspec.Struct, frozen=True):
 class Receipt:
     """The promise that one record will be on disk."""
 
-    __slots__ = ("_log", "done", "record", "reservation", "tasks")
+    __slots__ = ("_log", "body", "done", "record", "reservation", "tasks")
 
     def __init__(self, record: Record, log: "AuditLog", reservation: "Reservation | None", *, done: bool) -> None:
         self.record = record
+        self.body = encode_ahead(record) if not done else None
         self.reservation = reservation
         self.done = done
         self.tasks: list[trio.lowlevel.Task] | None = None
@@ -125,6 +127,22 @@ class Reservation:
             self._log.release()
 
 
+class Turns(trio.abc.Instrument):
+    """Knows when the event loop has done all it had to do: what was queued in its turn becomes one commit."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._is_second = False
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called at the end of each turn; a `timeout` of 0 means that another follows at once, which is waited for."""
+        if timeout > 0 or self._is_second:
+            self._is_second = False
+            self._flush()
+        else:
+            self._is_second = True
+
+
 class AuditLog:
     """See the module. Made by `open_audit_log`; used in Trio's thread only, but for what the writer calls."""
 
@@ -148,6 +166,7 @@ class AuditLog:
         self._stopped = trio.Event()
         self._copies: Copies | None = None
         self._writer: Writer[Receipt]
+        self._turns: Turns
 
     def reserve(self) -> Reservation:
         """Room for one request's records, to be closed.
@@ -321,10 +340,12 @@ class AuditLog:
     async def _open(self, writer: Writer[Receipt], copies: Copies | None) -> None:
         self._writer = writer
         self._copies = copies
+        self._turns = Turns(writer.flush)
         trio.lowlevel.spawn_system_task(self._watch, name="audit-watch")
         if copies is not None:
             copies.start()
         writer.start()
+        trio.lowlevel.add_instrument(self._turns)
         with trio.move_on_after(self._settings.commit_timeout_s):
             await self._opened.wait()
 
@@ -334,6 +355,7 @@ class AuditLog:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.commit_timeout_s + 1):
             await self._stopped.wait()
         self._watch_scope.cancel()
+        trio.lowlevel.remove_instrument(self._turns)
         if self._pending:
             log.error("the audit log is closed with %d records that are not on disk", self._pending)
 
