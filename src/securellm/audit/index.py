@@ -89,7 +89,7 @@ class AuditIndex:
                 began_s = trio.current_time()
                 more = await trio.to_thread.run_sync(self._try_fill)
                 ended_s, ended_cpu_s = trio.current_time(), time.process_time()
-                await trio.sleep(max(PAUSE_S, (ended_s - began_s) * (1 + BUSY_PAUSES * load)) if more else interval_s)
+                await trio.sleep(pause_s(ended_s - began_s, load) if more else interval_s)
                 load = min(1.0, (time.process_time() - ended_cpu_s) / max(PAUSE_S, trio.current_time() - ended_s))
         finally:
             self.close()
@@ -235,6 +235,11 @@ class AuditIndex:
         if add_rows(database, rows, before, after):
             self._rows += len(rows)
         return True, max(0, left_bytes)
+
+
+def pause_s(took_s: float, load: float) -> float:
+    """How long to leave store and processor to others after a batch; `load` is 0 to 1, of one processor."""
+    return max(PAUSE_S, took_s * (1 + BUSY_PAUSES * load))
 
 
 def open_index(config: Config, directory: Path | None = None) -> AuditIndex:
