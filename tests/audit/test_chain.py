@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rig.audit_log import intent, sent
-from securellm.audit.chain import Chain
-from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record
+from securellm.audit.chain import Chain, encode_ahead
+from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record, decimal
 
 
 def test_each_line_holds_the_hash_of_the_one_before() -> None:
@@ -24,6 +27,40 @@ def test_a_chain_goes_on_where_it_ended() -> None:
     """From any number and hash."""
     line = Chain(1, 41, "ab" * 32).place(intent("r1"))
     assert (json.loads(line)["seq"], json.loads(line)["prev"]) == (42, "ab" * 32)
+
+
+TEXTS = st.text(max_size=40) | st.sampled_from(["\ud800", '\u2028\x00\x1f"\\', "m" * 2_000])
+COUNTS = st.integers(-(2**70), 2**70)
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "request_id": TEXTS,
+        "requested_model": TEXTS,
+        "stream": st.booleans(),
+        "http_status": COUNTS,
+        "usage": st.dictionaries(TEXTS, COUNTS, max_size=3),
+        "duration_ms": st.integers(-(10**12), 10**12).map(lambda value: decimal(value, places=3)),
+        "dropped": st.lists(TEXTS, max_size=3).map(tuple),
+        "attempts": st.lists(st.builds(AttemptRecord, st.integers(1, 9), TEXTS, TEXTS), max_size=2).map(tuple),
+        "detail": st.dictionaries(TEXTS, TEXTS | COUNTS, max_size=3),
+    },
+)
+
+
+@given(st.lists(FIELDS, max_size=5))
+def test_records_may_be_encoded_before_their_place_is_known(records: list[dict[str, Any]]) -> None:
+    """Byte for byte the line that encoding them at their place gives, and whatever has none is put right alike."""
+    ahead, at_place = Chain(3), Chain(3)
+    for fields in records:
+        record = Record("2026-11-22T10:00:00.000000Z", "response_sent", **fields)
+        line = ahead.place_encoded(record, encode_ahead(record))
+        try:
+            head = f'{{"v":1,"seq":{at_place.seq + 1},"slot":3,"prev":"{at_place.prev}",'
+            assert line == head.encode() + msgspec.json.encode(record)[1:]
+        except (ValueError, TypeError, OverflowError):
+            assert encode_ahead(record) is None
+        assert at_place.place(record) == line
+        assert (ahead.seq, ahead.prev) == (at_place.seq, at_place.prev)
 
 
 HOSTILE = {
