@@ -348,11 +348,11 @@ class AuditLog:
         self._writer = writer
         self._copies = copies
         self._turns = Turns(writer.flush)
+        trio.lowlevel.add_instrument(self._turns)
         trio.lowlevel.spawn_system_task(self._watch, name="audit-watch")
         if copies is not None:
             copies.start()
         writer.start()
-        trio.lowlevel.add_instrument(self._turns)
         with trio.move_on_after(self._settings.commit_timeout_s):
             await self._opened.wait()
 

@@ -1,12 +1,15 @@
 """The thread that writes a slot's chain: takes whatever is queued, writes it, syncs once, tells who waits.
 
 One commit is one write and one fdatasync for all records that came in while the last one was on its way; nobody else
-ever waits for a disk. What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are
-written again, at the same place, until they are on disk. After a failed fsync nothing is known of what came before it
-in the page cache (a later fsync would not say), so the file is opened anew and the commit is written again from the
-last byte that was known to be on disk. Meanwhile whoever waits is told at once.
+ever waits for a disk. A commit costs as much as ten records, so a few records wait for the end of the event loop's turn
+(`flush`), or for `GATHERED` of them: those whom one commit lets go have their next records in one commit again.
 
-Everything here runs in the thread, but for `submit`, `stop` and the figures. Tests give it a disk that fails.
+What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are written again, at the same
+place, until they are on disk. After a failed fsync nothing is known of what came before it in the page cache (a later
+fsync would not say), so the file is opened anew and the commit is written again from the last byte that was known to be
+on disk. Meanwhile whoever waits is told at once.
+
+Everything here runs in the thread, but for `submit`, `flush`, `stop` and the figures. Tests give it a disk that fails.
 """
 
 import itertools
