@@ -19,12 +19,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 from securellm.audit.chain import Chain
 from securellm.audit.checkpoints import Checkpointer, Signer
 from securellm.audit.disk import Disk, DiskFile, write_all
 from securellm.audit.files import DayFile, checkpoints_name, date_of, day_ends, log_name, reason_of
+from securellm.audit.listener import Entry, Listener
 from securellm.audit.record import Record
 from securellm.audit.recovery import Mark, Recovered, encode_mark, mark_path
 from securellm.audit.retention import Retention
@@ -49,40 +50,6 @@ class Copies(Protocol):
 
     def stop(self, within_s: float) -> None:
         """Finish what waits, for so long at most."""
-
-
-class Queued(Protocol):
-    """What is submitted."""
-
-    @property
-    def record(self) -> Record:
-        """The record to be written."""
-
-    @property
-    def body(self) -> bytes | None:
-        """It as `encode_ahead` made it: where it was made it is still in the processor's cache."""
-
-
-Entry = TypeVar("Entry", bound=Queued)
-
-
-class Listener(Protocol[Entry]):
-    """Who is told of it, in the writer's thread; nothing here may wait."""
-
-    def recovered(self) -> None:
-        """The slot has been taken over; commits begin."""
-
-    def durable(self, entries: list[Entry]) -> None:
-        """These are on disk."""
-
-    def failed(self) -> None:
-        """The disk refused; `Writer.failure` says why. Called for every attempt."""
-
-    def due(self, now_us: int) -> list[Record]:
-        """Records of the log's own that are to be written now; asked every tick while the disk takes records."""
-
-    def stopped(self) -> None:
-        """The thread ends; nothing more will be written."""
 
 
 class Writer(Generic[Entry]):
