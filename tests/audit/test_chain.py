@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+import random
+from typing import Any
 
 import msgspec
 import pytest
 
 from rig.audit_log import intent, sent
-from securellm.audit.chain import Chain
-from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record
+from securellm.audit.chain import Chain, encode_ahead
+from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record, decimal
 
 
 def test_each_line_holds_the_hash_of_the_one_before() -> None:
@@ -24,6 +26,46 @@ def test_a_chain_goes_on_where_it_ended() -> None:
     """From any number and hash."""
     line = Chain(1, 41, "ab" * 32).place(intent("r1"))
     assert (json.loads(line)["seq"], json.loads(line)["prev"]) == (42, "ab" * 32)
+
+
+CHARACTERS = 'az\x00\x1f\x7f"\\/\u00e9\u2028\u20ac\U0001f600'
+
+
+def _fields(dice: random.Random) -> dict[str, Any]:
+    """Some of a record's fields, now and then with what cannot be encoded."""
+
+    def text() -> str:
+        return "".join(dice.choices(CHARACTERS, k=dice.randrange(12))) + "\ud800" * (dice.random() < 0.01)
+
+    fields: dict[str, Any] = {
+        "request_id": text(),
+        "requested_model": text(),
+        "stream": dice.random() < 0.5,
+        "http_status": dice.randrange(-(2**66), 2**66) >> dice.randrange(66),
+        "usage": {text(): dice.randrange(2**53) for _ in range(3)},
+        "duration_ms": decimal(dice.randrange(10**9), places=3),
+        "dropped": (text(), text()),
+        "attempts": (AttemptRecord(1, text(), text()),),
+        "detail": {text(): text(), text(): 7},
+    }
+    return {name: value for name, value in fields.items() if dice.random() < 0.5}
+
+
+def test_records_may_be_encoded_before_their_place_is_known() -> None:
+    """Byte for byte the line that encoding them at their place gives, and whatever has none is put right alike."""
+    dice = random.Random(7)
+    records = [_fields(dice) for _ in range(2_000)]
+    ahead, at_place = Chain(3), Chain(3)
+    for fields in records:
+        record = Record("2026-11-22T10:00:00.000000Z", "response_sent", **fields)
+        line = ahead.place_encoded(record, encode_ahead(record))
+        try:
+            head = f'{{"v":1,"seq":{at_place.seq + 1},"slot":3,"prev":"{at_place.prev}",'
+            assert line == head.encode() + msgspec.json.encode(record)[1:]
+        except (ValueError, TypeError, OverflowError):
+            assert encode_ahead(record) is None
+        assert at_place.place(record) == line
+        assert (ahead.seq, ahead.prev) == (at_place.seq, at_place.prev)
 
 
 HOSTILE = {

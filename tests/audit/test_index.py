@@ -11,7 +11,7 @@ from rig.audit_days import Slot, pair, raw, record
 from rig.waiting import until_true
 from securellm.accounts.audit_logs import COLUMNS
 from securellm.audit.filters import Filters
-from securellm.audit.index import BATCH_LINES, AuditIndex
+from securellm.audit.index import BATCH_LINES, BUSY_PAUSES, PAUSE_S, AuditIndex, pause_s
 from securellm.audit.rows import ROW_COLUMNS
 from securellm.errors import StoreUnavailable
 
@@ -205,6 +205,13 @@ def test_rebuilding(tmp_path: Path, index: AuditIndex, logs: Path) -> None:
     store.close()
     assert index.rebuild() == 4
     assert [row["status"] for row in index.find(Filters(), 10)] == [None, "success", None, "success"]
+
+
+def test_a_busy_process_is_left_alone() -> None:
+    """An idle one fills half of the time; the busier it is the less, down to a twentieth."""
+    assert pause_s(0.0, 0.0) == pause_s(0.0, 1.0) == PAUSE_S
+    assert pause_s(1.0, 0.0) == 1.0
+    assert 1.0 < pause_s(1.0, 0.2) < pause_s(1.0, 0.8) < pause_s(1.0, 1.0) == 1 + BUSY_PAUSES
 
 
 async def test_it_keeps_itself_filled(tmp_path: Path, index: AuditIndex, logs: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,8 @@ from rig.disks import HangingDisk, RecordingDisk
 from rig.waiting import until_true
 from securellm.audit.log import AuditLog, open_audit_log
 from securellm.errors import AuditUnavailable, ConfigError
+
+MANY = 100  # records: more than are worth a commit of their own
 
 
 async def _request(log: AuditLog, name: str) -> None:
@@ -126,6 +129,52 @@ async def test_one_sync_serves_all_who_wait(tmp_path: Path) -> None:
                 for number in range(300):
                     nursery.start_soon(log.reserve().append(intent(f"r{number}")).durable)
             assert sum(step.kind == "sync" and step.path == path for step in disk.steps) <= before + 3
+
+
+async def test_what_is_queued_in_one_turn_of_the_loop_is_one_commit(tmp_path: Path) -> None:
+    """The first of them does not go to the disk alone, and whoever is told with others is written with others."""
+    disk = RecordingDisk()
+    with trio.fail_after(10):
+        async with open_audit_log(settings(tmp_path), now_us=Clock(), disk=disk) as log:
+            await _request(log, "first")
+            path = log_files(tmp_path)[0]
+            before = sum(step.kind == "sync" and step.path == path for step in disk.steps)
+            async with trio.open_nursery() as nursery:
+                for number in range(20):
+                    nursery.start_soon(_request, log, f"r{number}")
+            assert sum(step.kind == "sync" and step.path == path for step in disk.steps) == before + 2
+
+
+async def test_who_is_alone_waits_for_nobody(tmp_path: Path) -> None:
+    """Neither for others nor for the next tick: one at a time, and one behind many."""
+    with trio.fail_after(10):
+        async with open_audit_log(settings(tmp_path), now_us=Clock(), tick_s=60.0) as log:
+            for number in range(20):
+                await _request(log, f"r{number}")
+            async with trio.open_nursery() as nursery:
+                for number in range(20, 60):
+                    nursery.start_soon(log.reserve().append(intent(f"r{number}")).durable)
+            await _request(log, "last")
+    assert closings(read_chain(tmp_path))["last"] == ["success"]
+
+
+async def test_records_do_not_wait_for_a_loop_that_is_busy(tmp_path: Path) -> None:
+    """A few behind a large commit wait a moment for more, but not for the end of a long turn."""
+    disk = HangingDisk()
+    with trio.fail_after(10):
+        async with open_audit_log(settings(tmp_path), now_us=Clock(), disk=disk, tick_s=60.0) as log:
+            await _request(log, "first")
+            disk.hang()
+            many = [log.reserve().append(intent(f"r{number}")) for number in range(MANY)]
+            await until_true(disk.syncing.is_set)
+            log.reserve().append(intent("late"))
+            disk.go_on()
+            give_up_s = time.monotonic() + 5
+            while b'"late"' not in log_files(tmp_path)[0].read_bytes():
+                assert time.monotonic() < give_up_s
+                time.sleep(0.001)  # noqa: ASYNC251  # the loop is held up on purpose
+            for receipt in many:
+                await receipt.durable()
 
 
 async def test_a_write_is_followed_by_its_sync(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from securellm.audit.record import AttemptRecord, Record, decimal, timestamp
+from securellm.audit.record import AttemptRecord, Buckets, Record, decimal, timestamp
 from securellm.chat import Attempt, Call, Caller, Outcome, Settlement, Status, Usage
 from securellm.pricing.table import record_usage
 
@@ -88,9 +88,13 @@ def closing_record(
 ) -> Record:
     """`response_sent` or `request_failed`: on disk before the last byte of the answer."""
     usage, outcome, cost_nusd = settlement.usage, settlement.outcome, settlement.cost_nusd
+    buckets = _buckets(usage)
+    last = settlement.attempts[-1] if settlement.attempts else None
     attempts = tuple(
-        _attempt(attempt, _usage_of(attempt, settlement), cost_nusd)
-        for attempt, cost_nusd in zip(settlement.attempts, costs_nusd, strict=True)
+        [
+            _attempt(attempt, buckets if attempt is last else _buckets(attempt.usage), cost_nusd)
+            for attempt, cost_nusd in zip(settlement.attempts, costs_nusd, strict=True)
+        ]
     )
     caller = settlement.caller
     return Record(
@@ -114,7 +118,7 @@ def closing_record(
         prompt_tokens=usage.prompt_tokens if usage is not None else None,
         completion_tokens=usage.completion_tokens if usage is not None else None,
         total_tokens=usage.total_tokens if usage is not None else None,
-        usage=record_usage(usage) if usage is not None else None,
+        usage=buckets,
         usage_source=settlement.usage_source,
         estimated_cost_usd=decimal(cost_nusd, places=NUSD_PLACES) if cost_nusd is not None else None,
         cost_nusd=cost_nusd,
@@ -160,7 +164,11 @@ def event_record(
     )
 
 
-def _attempt(attempt: Attempt, usage: Usage | None, cost_nusd: int | None) -> AttemptRecord:
+def _buckets(usage: Usage | None) -> Buckets | None:
+    return record_usage(usage) if usage is not None else None
+
+
+def _attempt(attempt: Attempt, usage: Buckets | None, cost_nusd: int | None) -> AttemptRecord:
     return AttemptRecord(
         number=attempt.number,
         provider=attempt.provider,
@@ -168,7 +176,7 @@ def _attempt(attempt: Attempt, usage: Usage | None, cost_nusd: int | None) -> At
         http_status=attempt.http_status,
         error_code=_cut(attempt.error_code),
         duration_ms=_ms(attempt.duration_ms) if attempt.skipped is None else None,
-        usage=record_usage(usage) if usage is not None else None,
+        usage=usage,
         cost_nusd=cost_nusd,
         upstream_request_id=_cut(attempt.upstream_request_id),
         skipped=attempt.skipped,

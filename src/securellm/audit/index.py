@@ -39,6 +39,7 @@ LINES_A_TURN = 64  # read in a fraction of a millisecond
 BATCH_BYTES = 4 * 1024 * 1024
 INTERVAL_S = 2.0  # how far the index may be behind an idle gateway
 PAUSE_S = 0.02  # between batches at least, and as long as the last one took: others have a turn at store and processor
+BUSY_PAUSES = 18  # so many times longer where the process was busy all the time: a batch takes as much as 50 requests
 
 
 class IndexStatistics(msgspec.Struct, frozen=True):
@@ -77,13 +78,19 @@ class AuditIndex:
         return IndexStatistics(self._rows, self._behind_bytes, self._last_error)
 
     async def keep_filled(self, interval_s: float = INTERVAL_S) -> None:
-        """Fill it, again and again, in a thread; never raises but when cancelled."""
+        """Fill it, again and again, in a thread; never raises but when cancelled.
+
+        The busier the process was meanwhile, the longer are the pauses: a gateway under load is further behind, keeps
+        its processor for requests, and makes up for it when there are fewer.
+        """
+        load = 0.0
         try:
             while True:
                 began_s = trio.current_time()
                 more = await trio.to_thread.run_sync(self._try_fill)
-                busy_s = trio.current_time() - began_s
-                await trio.sleep(max(PAUSE_S, busy_s) if more else interval_s)
+                ended_s, ended_cpu_s = trio.current_time(), time.process_time()
+                await trio.sleep(pause_s(ended_s - began_s, load) if more else interval_s)
+                load = min(1.0, (time.process_time() - ended_cpu_s) / max(PAUSE_S, trio.current_time() - ended_s))
         finally:
             self.close()
 
@@ -228,6 +235,11 @@ class AuditIndex:
         if add_rows(database, rows, before, after):
             self._rows += len(rows)
         return True, max(0, left_bytes)
+
+
+def pause_s(took_s: float, load: float) -> float:
+    """How long to leave store and processor to others after a batch; `load` is 0 to 1, of one processor."""
+    return max(PAUSE_S, took_s * (1 + BUSY_PAUSES * load))
 
 
 def open_index(config: Config, directory: Path | None = None) -> AuditIndex:

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 import trio
 
+from securellm.audit.chain import encode_ahead
 from securellm.audit.checkpoints import Signer
 from securellm.audit.copies import Copies
 from securellm.audit.disk import Disk, RealDisk
@@ -68,10 +69,11 @@ class AuditStatistics(msgspec.Struct, frozen=True):
 class Receipt:
     """The promise that one record will be on disk."""
 
-    __slots__ = ("_log", "done", "record", "reservation", "tasks")
+    __slots__ = ("_log", "body", "done", "record", "reservation", "tasks")
 
     def __init__(self, record: Record, log: "AuditLog", reservation: "Reservation | None", *, done: bool) -> None:
         self.record = record
+        self.body = encode_ahead(record) if not done else None
         self.reservation = reservation
         self.done = done
         self.tasks: list[trio.lowlevel.Task] | None = None
@@ -84,8 +86,19 @@ class Receipt:
         Raises AuditUnavailable when the disk refuses, or does not answer in `commit_timeout_s`. The record is written
         all the same when the disk is back. Cancelling the wait changes nothing for the record.
         """
+        if self.done or not self._log.strict:
+            return
+        task = trio.lowlevel.current_task()
+        began = self._log.wait_for(self, task)
+
+        def leave(_: object) -> trio.lowlevel.Abort:
+            self._log.forget(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        # Two of these are in every request: an Event and a deadline for each would cost three times as much.
+        await trio.lowlevel.wait_task_rescheduled(leave)
         if not self.done:
-            await self._log.wait_for(self)
+            raise self._log.refusal(began)
 
 
 class Reservation:
@@ -125,13 +138,29 @@ class Reservation:
             self._log.release()
 
 
+class Turns(trio.abc.Instrument):
+    """Knows when the event loop has done all it had to do: what was queued in its turn becomes one commit."""
+
+    def __init__(self, flush: Callable[[], None]) -> None:
+        self._flush = flush
+        self._is_second = False
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Called at the end of each turn; a `timeout` of 0 means that another follows at once, which is waited for."""
+        if timeout > 0 or self._is_second:
+            self._is_second = False
+            self._flush()
+        else:
+            self._is_second = True
+
+
 class AuditLog:
     """See the module. Made by `open_audit_log`; used in Trio's thread only, but for what the writer calls."""
 
     def __init__(self, settings: AuditSettings, now_us: Callable[[], int]) -> None:
         self._settings = settings
         self._now_us = now_us
-        self._strict = settings.mode == "strict"
+        self.strict = settings.mode == "strict"
         self._token = trio.lowlevel.current_trio_token()
         self._reserved = 0
         self._pending = 0
@@ -148,6 +177,7 @@ class AuditLog:
         self._stopped = trio.Event()
         self._copies: Copies | None = None
         self._writer: Writer[Receipt]
+        self._turns: Turns
 
     def reserve(self) -> Reservation:
         """Room for one request's records, to be closed.
@@ -156,7 +186,7 @@ class AuditLog:
         """
         full = self._reserved >= self._settings.max_reserved
         why_not = f"{self._reserved} requests wait for the disk" if full else self._why_not()
-        if self._strict and why_not is not None:
+        if self.strict and why_not is not None:
             raise self._unavailable(why_not)
         if full:
             return Reservation(self, lost=True)
@@ -210,29 +240,30 @@ class AuditLog:
         """A reservation's room is free again."""
         self._reserved -= 1
 
-    async def wait_for(self, receipt: Receipt) -> None:
-        """See `Receipt.durable`."""
-        if not self._strict:
-            return
+    def wait_for(self, receipt: Receipt, task: trio.lowlevel.Task) -> int:
+        """A task is about to wait; the beat since when. Raises AuditUnavailable while the disk refuses."""
         if self._writer.failure is not None:
             raise self._unavailable(self._writer.failure)
-        task, began = trio.lowlevel.current_task(), self._beat
+        if not self._waiting:
+            self._watched.set()
+        began = self._beat
         self._waiting[task] = (receipt, began)
         if receipt.tasks is None:
             receipt.tasks = [task]
         else:
             receipt.tasks.append(task)
-        self._watched.set()
+        return began
 
-        def leave(_: object) -> trio.lowlevel.Abort:
-            self._forget(task)
-            return trio.lowlevel.Abort.SUCCEEDED
+    def forget(self, task: trio.lowlevel.Task) -> None:
+        """It waits no more."""
+        receipt, _ = self._waiting.pop(task)
+        if receipt.tasks is not None:
+            receipt.tasks.remove(task)
 
-        # Two of these are in every request: an Event and a deadline for each would cost three times as much.
-        await trio.lowlevel.wait_task_rescheduled(leave)
-        if not receipt.done:
-            late = self._beat - began > BEATS
-            raise self._unavailable(self._too_slow() if late else self._writer.last_error)
+    def refusal(self, began: int) -> AuditUnavailable:
+        """Why a task was let go that has waited since a beat, and whose record is not on disk."""
+        late = self._beat - began > BEATS
+        return self._unavailable(self._too_slow() if late else self._writer.last_error)
 
     def _too_slow(self) -> str:
         return f"the disk takes longer than {self._settings.commit_timeout_s:g} s"
@@ -296,13 +327,8 @@ class AuditLog:
 
     def _wake_those(self, tasks: list[trio.lowlevel.Task]) -> None:
         for task in tasks:
-            self._forget(task)
+            self.forget(task)
             trio.lowlevel.reschedule(task)
-
-    def _forget(self, task: trio.lowlevel.Task) -> None:
-        receipt, _ = self._waiting.pop(task)
-        if receipt.tasks is not None:
-            receipt.tasks.remove(task)
 
     async def _watch(self) -> None:
         """Let those go for whom the disk takes too long. One timer for all: each waits as long as the others."""
@@ -321,6 +347,8 @@ class AuditLog:
     async def _open(self, writer: Writer[Receipt], copies: Copies | None) -> None:
         self._writer = writer
         self._copies = copies
+        self._turns = Turns(writer.flush)
+        trio.lowlevel.add_instrument(self._turns)
         trio.lowlevel.spawn_system_task(self._watch, name="audit-watch")
         if copies is not None:
             copies.start()
@@ -334,6 +362,7 @@ class AuditLog:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._settings.commit_timeout_s + 1):
             await self._stopped.wait()
         self._watch_scope.cancel()
+        trio.lowlevel.remove_instrument(self._turns)
         if self._pending:
             log.error("the audit log is closed with %d records that are not on disk", self._pending)
 

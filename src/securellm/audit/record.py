@@ -17,8 +17,10 @@ NUSD_PER_USD = 1_000_000_000
 Buckets = dict[str, int]
 Decimal = msgspec.Raw  # the text of a number
 
+_encode = msgspec.json.Encoder().encode
 
-class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+
+class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One provider asked or passed over, inside the closing record."""
 
     number: int
@@ -33,7 +35,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     skipped: str | None = None
 
 
-class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A record before it has its place in a chain; the fields are in the order in which they are written."""
 
     timestamp: str
@@ -84,10 +86,19 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     overrun_nusd: int | None = None
 
 
+def encode_body(record: Record) -> bytes:
+    """What of the line does not depend on its place: the record's fields and the brace behind them."""
+    return _encode(record)[1:]
+
+
 def encode_line(record: Record, *, seq: int, slot: int, prev: str) -> bytes:
     """The line, without its newline, at its place in a slot's chain. `prev` is the hash of the line before."""
-    head = b'{"v":%d,"seq":%d,"slot":%d,"prev":"%b",' % (FORMAT_VERSION, seq, slot, prev.encode("ascii"))
-    return head + msgspec.json.encode(record)[1:]
+    return place_body(encode_body(record), seq=seq, slot=slot, prev=prev)
+
+
+def place_body(body: bytes, *, seq: int, slot: int, prev: str) -> bytes:
+    """The same of a record that was encoded before its place was known."""
+    return b'{"v":%d,"seq":%d,"slot":%d,"prev":"%b",%b' % (FORMAT_VERSION, seq, slot, prev.encode("ascii"), body)
 
 
 def hash_line(line: bytes) -> str:
@@ -98,8 +109,13 @@ def hash_line(line: bytes) -> str:
 def timestamp(unix_us: int) -> str:
     """RFC 3339 in UTC with microseconds."""
     seconds, us = divmod(unix_us, 1_000_000)
+    return "%s.%06dZ" % (_civil_second(seconds), us)  # noqa: UP031  # half the time of an f-string, twice a request
+
+
+@functools.lru_cache(maxsize=8)
+def _civil_second(seconds: int) -> str:
     days, second = divmod(seconds, 86_400)
-    return f"{civil_date(days)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}.{us:06d}Z"
+    return f"{civil_date(days)}T{second // 3600:02d}:{second // 60 % 60:02d}:{second % 60:02d}"
 
 
 @functools.lru_cache(maxsize=8)
@@ -116,6 +132,6 @@ def civil_date(days: int) -> str:
 
 def decimal(value: int, *, places: int) -> Decimal:
     """`value` / 10^`places` as the shortest decimal: 1500 with 3 places is 1.5, 123456 with 9 is 0.000123456."""
-    sign, digits = ("-" if value < 0 else ""), f"{abs(value):0{places + 1}d}"
-    whole, fraction = digits[: len(digits) - places], digits[len(digits) - places :].rstrip("0")
-    return msgspec.Raw(f"{sign}{whole}.{fraction}".encode() if fraction else f"{sign}{whole}".encode())
+    whole, fraction = divmod(abs(value), 10**places)
+    text = f"{whole}.{fraction:0{places}d}".rstrip("0") if fraction else str(whole)
+    return msgspec.Raw((f"-{text}" if value < 0 else text).encode())

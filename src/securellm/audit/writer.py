@@ -1,12 +1,15 @@
 """The thread that writes a slot's chain: takes whatever is queued, writes it, syncs once, tells who waits.
 
 One commit is one write and one fdatasync for all records that came in while the last one was on its way; nobody else
-ever waits for a disk. What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are
-written again, at the same place, until they are on disk. After a failed fsync nothing is known of what came before it
-in the page cache (a later fsync would not say), so the file is opened anew and the commit is written again from the
-last byte that was known to be on disk. Meanwhile whoever waits is told at once.
+ever waits for a disk. A commit costs as much as ten records, so a few records wait for the end of the event loop's turn
+(`flush`), or for `GATHERED` of them: those whom one commit lets go have their next records in one commit again.
 
-Everything here runs in the thread, but for `submit`, `stop` and the figures. Tests give it a disk that fails.
+What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are written again, at the same
+place, until they are on disk. After a failed fsync nothing is known of what came before it in the page cache (a later
+fsync would not say), so the file is opened anew and the commit is written again from the last byte that was known to be
+on disk. Meanwhile whoever waits is told at once.
+
+Everything here runs in the thread, but for `submit`, `flush`, `stop` and the figures. Tests give it a disk that fails.
 """
 
 import itertools
@@ -16,12 +19,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol
 
 from securellm.audit.chain import Chain
 from securellm.audit.checkpoints import Checkpointer, Signer
 from securellm.audit.disk import Disk, DiskFile, write_all
 from securellm.audit.files import DayFile, checkpoints_name, date_of, day_ends, log_name, reason_of
+from securellm.audit.listener import Entry, Listener
 from securellm.audit.record import Record
 from securellm.audit.recovery import Mark, Recovered, encode_mark, mark_path
 from securellm.audit.retention import Retention
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 0.5  # between attempts while the disk refuses
 TICK_S = 1.0  # how late a rotation, a checkpoint or a folded line may be
 MAX_BATCH_RECORDS = 2_000  # a longer queue is several commits, so that the first in it do not wait for the last
+GATHERED = 32
+GATHER_S = 0.005  # how long fewer may wait, for an event loop that does not come to an end of its turn
 MAX_BATCH_BYTES = 1024 * 1024  # recovery cuts no more than a few of these
 COPIES_END_S = 1.0  # for the last checkpoint to reach its second place
 REMOVALS_A_TICK = 100  # files that retention deletes between two commits
@@ -44,36 +50,6 @@ class Copies(Protocol):
 
     def stop(self, within_s: float) -> None:
         """Finish what waits, for so long at most."""
-
-
-class Queued(Protocol):
-    """What is submitted."""
-
-    @property
-    def record(self) -> Record:
-        """The record to be written."""
-
-
-Entry = TypeVar("Entry", bound=Queued)
-
-
-class Listener(Protocol[Entry]):
-    """Who is told of it, in the writer's thread; nothing here may wait."""
-
-    def recovered(self) -> None:
-        """The slot has been taken over; commits begin."""
-
-    def durable(self, entries: list[Entry]) -> None:
-        """These are on disk."""
-
-    def failed(self) -> None:
-        """The disk refused; `Writer.failure` says why. Called for every attempt."""
-
-    def due(self, now_us: int) -> list[Record]:
-        """Records of the log's own that are to be written now; asked every tick while the disk takes records."""
-
-    def stopped(self) -> None:
-        """The thread ends; nothing more will be written."""
 
 
 class Writer(Generic[Entry]):
@@ -115,8 +91,10 @@ class Writer(Generic[Entry]):
         self._retry_s = retry_s
 
         self._queue: deque[Entry] = deque()
-        self._condition = threading.Condition()
+        self._bell = threading.Lock()  # the thread waits to get it; released once for each ring
+        self._bell.acquire()
         self._idle = False
+        self._told = 0  # how many the last commit was for
         self._stop_s: float | None = None  # when to give up, on the monotonic clock; None while it runs
         self._next_tick_s = 0.0
 
@@ -151,19 +129,27 @@ class Writer(Generic[Entry]):
         threading.Thread(target=self._run, name=f"audit-writer-{self._slot}", daemon=True).start()
 
     def submit(self, entry: Entry) -> None:
-        """Queue an entry. Never waits."""
-        self._queue.append(entry)
-        if self._idle:
-            self._wake()
+        """Queue an entry; a few wait for `flush`. Never waits."""
+        queue = self._queue
+        queue.append(entry)
+        if self._idle and len(queue) >= GATHERED:
+            self._ring()
+
+    def flush(self) -> None:
+        """Begin with what is queued: nothing more is about to come."""
+        if self._idle and self._queue:
+            self._ring()
 
     def stop(self, within_s: float) -> None:
         """Write what is queued, close the chain with a checkpoint, end; what a disk refuses for so long is lost."""
         self._stop_s = time.monotonic() + within_s
-        self._wake()
+        self._ring()
 
-    def _wake(self) -> None:
-        with self._condition:
-            self._condition.notify()
+    def _ring(self) -> None:
+        """Wake the thread. A condition would do the same with three locks."""
+        self._idle = False
+        if self._bell.locked():  # only one thread rings, so nobody else releases it meanwhile
+            self._bell.release()
 
     def _run(self) -> None:
         try:
@@ -196,6 +182,7 @@ class Writer(Generic[Entry]):
                 if not self._began:  # before anybody relies on them: a chain without a signature proves nothing
                     self._began = True
                     self._sign(now_us, "start")
+                self._told = len(batch)
                 self._listener.durable(batch)
                 if not stopping:
                     break
@@ -207,12 +194,15 @@ class Writer(Generic[Entry]):
 
     def _await_work(self) -> bool:
         """Wait for entries, for the next tick or for the end; whether it is the end."""
-        if not self._queue and not self._own:
-            with self._condition:
-                self._idle = True  # whoever queues from now on wakes us; what was queued before is seen here
-                if not self._queue and self._stop_s is None:
-                    self._condition.wait(max(0.0, self._next_tick_s - time.monotonic()))
-                self._idle = False
+        if not self._own:
+            # Those who were just told are likely to come back: their next records make one commit with what is here.
+            enough = 1 if self._told < GATHERED // 4 else GATHERED
+            self._idle = True  # whoever queues enough from now on rings; what was queued before is seen here
+            queued = len(self._queue)
+            if queued < enough and self._stop_s is None:
+                wait_s = GATHER_S if queued else self._next_tick_s - time.monotonic()
+                self._bell.acquire(timeout=max(0.0, wait_s))
+            self._idle = False
         return self._stop_s is not None
 
     def _persist(self, step: Callable[[], None]) -> bool:
@@ -228,14 +218,13 @@ class Writer(Generic[Entry]):
                     log.log(logging.DEBUG if self.last_error is None else logging.INFO, "the audit log can be written")
                     self.failure = None
                 return True
-            with self._condition:
-                wait_s = self._retry_s
-                if self._stop_s is not None:
-                    wait_s = min(wait_s, self._stop_s - time.monotonic())
-                if wait_s <= 0:
-                    log.error("the audit log is closed while its disk refuses: %s", self.failure)
-                    return False
-                self._condition.wait(wait_s)
+            wait_s = self._retry_s
+            if self._stop_s is not None:
+                wait_s = min(wait_s, self._stop_s - time.monotonic())
+            if wait_s <= 0:
+                log.error("the audit log is closed while its disk refuses: %s", self.failure)
+                return False
+            self._bell.acquire(timeout=wait_s)
 
     def _note_failure(self, error: OSError) -> None:
         reason = reason_of(error)
@@ -273,7 +262,8 @@ class Writer(Generic[Entry]):
     def _place(self) -> tuple[list[Entry], bytes]:
         """Give what is queued its place in the chain, as much as one commit takes."""
         assert self._day is not None
-        name, chain, own, queue, opened = self._day.path.name, self._chain, self._own, self._queue, self._open
+        name, own, queue, opened = self._day.path.name, self._own, self._queue, self._open
+        chain, place = self._chain, self._chain.place_encoded
         batch: list[Entry] = []
         lines: list[bytes] = []
         length = self._length
@@ -281,10 +271,11 @@ class Writer(Generic[Entry]):
         while (own or queue) and length < fits_until and len(lines) < MAX_BATCH_RECORDS:
             if own:
                 record = own.popleft()
+                line = chain.place(record)
             else:
                 batch.append(entry := queue.popleft())
                 record = entry.record
-            line = chain.place(record)
+                line = place(record, entry.body)
             kind = record.event_type
             if kind == "request_received":
                 if record.request_id is not None:
