@@ -31,6 +31,7 @@ MAX_KNOWN = 20_000  # callers and models whose demands are kept; past it all are
 MOST_MINUTES_OF_DEBT = 60  # a provider that reports nonsense must not lock a bucket for good
 
 _REQUESTS, _TOKENS = Measure.REQUESTS, Measure.TOKENS  # an enum's members are slow to look up
+_CONCURRENT = Measure.CONCURRENT
 _WHAT = {
     Measure.REQUESTS: "",
     Measure.TOKENS: " (tokens in a minute)",
@@ -227,6 +228,7 @@ class Hold:
             Shown.after(demand, level, now_us)
             for demands, levels, _, now_us in self._taken
             for demand, level in zip(demands, levels, strict=True)
+            if demand.measure is not _CONCURRENT  # which has none
         ]
         return limit_headers(shown)
 
