@@ -154,8 +154,10 @@ class Limiter:
             measure = demand.measure
             if measure is _TOKENS:
                 amount = max(tokens - (used or 0), -demand.limit * MOST_MINUTES_OF_DEBT)
+            elif measure is _REQUESTS and not requests:
+                continue
             else:
-                amount = 1 if requests or measure is not _REQUESTS else 0
+                amount = 1
             if amount:
                 now_us = now_us or self._now_us()
                 self._store.give_back(demand, amount, now_us, level)

@@ -105,7 +105,7 @@ def build_models_request(provider: Provider) -> UpstreamRequest | None:
 
 def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[bytes] = ()) -> Headers:
     """The caller's headers that may go to a provider of `dialect`, in the caller's order."""
-    allowed = _allowed_up(dialect, frozenset(additions))
+    allowed = _allowed_up(dialect, tuple(additions))
     named: set[bytes] | None = None
     kept: Headers = []
     seen: set[bytes] = set()
@@ -122,7 +122,7 @@ def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[byte
 
 
 @functools.lru_cache(maxsize=256)
-def _allowed_up(dialect: Dialect, additions: frozenset[bytes]) -> frozenset[bytes]:
+def _allowed_up(dialect: Dialect, additions: tuple[bytes, ...]) -> frozenset[bytes]:
     """The names that may go up, whatever the caller's `Connection` says of them."""
     allowed = {name for name in {*HEADERS_UP, *additions} if not _is_never_up(name)}
     return frozenset(allowed | {name for name, dialects in DIALECT_HEADERS.items() if dialect in dialects})

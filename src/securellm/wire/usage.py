@@ -164,13 +164,17 @@ def _from_inclusive(
     unaccounted = max((total or 0) - prompt - completion_known, 0)
     if unaccounted == audio_in:  # Mistral leaves audio out of prompt_tokens
         prompt, unaccounted = prompt + unaccounted, 0
-    rest, read = _take(prompt, cached)
-    rest, wrote = _take(rest, written)
-    rest, audio = _take(rest, audio_in)
-    rest, image = _take(rest, image_in)
-    output, audio_output = _take(completion_known, audio_out)
-    output += unaccounted
-    wrote_1h = min(written_1h or 0, wrote)
+    read = min(cached, prompt) if cached else 0
+    rest = prompt - read
+    wrote = min(written, rest) if written else 0
+    rest -= wrote
+    audio = min(audio_in, rest) if audio_in else 0
+    rest -= audio
+    image = min(image_in, rest) if image_in else 0
+    rest -= image
+    audio_output = min(audio_out, completion_known) if audio_out else 0
+    output = completion_known - audio_output + unaccounted
+    wrote_1h = min(written_1h, wrote) if written_1h else 0
     return Usage(
         input_tokens=rest,
         cache_read_tokens=read,
@@ -182,11 +186,6 @@ def _from_inclusive(
         audio_output_tokens=audio_output,
         image_tokens=image,
     )
-
-
-def _take(whole: int, part: int | None) -> tuple[int, int]:
-    taken = min(part or 0, whole)
-    return whole - taken, taken
 
 
 def _count(reported: object, *paths: tuple[str, ...]) -> int | None:
