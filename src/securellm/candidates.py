@@ -15,36 +15,26 @@ from securellm.holdings import Most
 from securellm.pricing.bound import by_price, image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
-from securellm.serving import Serving
+from securellm.serving import KnownRoute, Serving
 from securellm.wire.body import Peeked
 from securellm.wire.weight import Weight
+
+MAX_KNOWN = 4096  # routes that are kept, by key and model; past it all are found anew
 
 
 def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
     """The targets to ask, in order. Raises UnknownModel and its kin, ModelRefused, UnpricedModel."""
     x_provider = call.header(b"x-provider")
-    catalogue, healthy = serving.catalogue, serving.origins.healthy
-    try:
-        route = catalogue.route(model, x_provider, call.endpoint, healthy)
-    except UnsupportedEndpoint:
-        if call.endpoint is not Endpoint.COUNT_TOKENS:
-            raise
-        # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
-        route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)
-    if len(route.targets) > 1 and serving.config.auto.order == "price":
-        prices = serving.prices
-        ordered = by_price(route.targets, lambda target: prices.find(target.provider.name, target.model))
-        route = msgspec.structs.replace(route, targets=tuple(ordered))
-    reasons = [_reason(serving, caller, target) for target in route.targets]
-    if not any(reasons):
-        return route
-    first = route.targets[0]
-    if all(reasons):
-        check_model(caller, first.provider.name, first.model)
-        price_of(serving.prices, first.provider.name, first.model)
-    left = tuple(target for target, reason in zip(route.targets, reasons, strict=True) if not reason)
-    fallen = tuple(PassedOver(target, reason) for target, reason in zip(route.targets, reasons, strict=True) if reason)
-    return msgspec.structs.replace(route, targets=left, passed_over=route.passed_over + fallen)
+    asked = (caller.key_id, model, x_provider, call.endpoint)
+    known = serving.routes.get(asked)
+    if known is not None and known.caller is caller and known.generation == serving.catalogue.generation:
+        return known.route
+    route = _find_candidates(serving, caller, call, model, x_provider)
+    if not serving.catalogue.is_auto(model, x_provider):  # which depends on how its targets are doing
+        if len(serving.routes) >= MAX_KNOWN:
+            serving.routes.clear()
+        serving.routes[asked] = KnownRoute(caller, serving.catalogue.generation, route)
+    return route
 
 
 def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
@@ -69,6 +59,31 @@ def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight
             max(most.cost_nusd, bound.cost_nusd), max(most.tokens, bound.tokens), max(most.output_tokens, output_tokens)
         )
     return most
+
+
+def _find_candidates(serving: Serving, caller: Caller, call: Call, model: str, x_provider: str | None) -> Route:
+    catalogue, healthy = serving.catalogue, serving.origins.healthy
+    try:
+        route = catalogue.route(model, x_provider, call.endpoint, healthy)
+    except UnsupportedEndpoint:
+        if call.endpoint is not Endpoint.COUNT_TOKENS:
+            raise
+        # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
+        route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)
+    if len(route.targets) > 1 and serving.config.auto.order == "price":
+        prices = serving.prices
+        ordered = by_price(route.targets, lambda target: prices.find(target.provider.name, target.model))
+        route = msgspec.structs.replace(route, targets=tuple(ordered))
+    reasons = [_reason(serving, caller, target) for target in route.targets]
+    if not any(reasons):
+        return route
+    first = route.targets[0]
+    if all(reasons):
+        check_model(caller, first.provider.name, first.model)
+        price_of(serving.prices, first.provider.name, first.model)
+    left = tuple(target for target, reason in zip(route.targets, reasons, strict=True) if not reason)
+    fallen = tuple(PassedOver(target, reason) for target, reason in zip(route.targets, reasons, strict=True) if reason)
+    return msgspec.structs.replace(route, targets=left, passed_over=route.passed_over + fallen)
 
 
 def _reason(serving: Serving, caller: Caller, target: Target) -> str:

@@ -25,6 +25,15 @@ class Dialect(enum.Enum):
     OLLAMA = "ollama"  # providers only
     RESPONSES = "responses"  # OpenAI Responses; its error bodies are OpenAI's
 
+    __hash__ = object.__hash__  # every table of dialects and endpoints is asked for each request; Enum's is in Python
+
+
+_DIALECT_OF = {
+    "messages": Dialect.ANTHROPIC,
+    "messages.count_tokens": Dialect.ANTHROPIC,
+    "responses": Dialect.RESPONSES,
+}  # every other door speaks OpenAI's
+
 
 class Endpoint(enum.Enum):
     """A front door at which providers are asked for something, and whose requests leave records."""
@@ -38,22 +47,10 @@ class Endpoint(enum.Enum):
     SYNC = "models.sync"  # asks providers for their models; nothing is routed to it
     ADMIN = "admin"  # what an administrator does over HTTP; no provider is asked
 
-    @property
-    def dialect(self) -> Dialect:
-        """The caller's dialect at this door."""
-        return _DIALECT_OF[self]
+    def __init__(self, value: str) -> None:
+        self.dialect = _DIALECT_OF.get(value, Dialect.OPENAI)  # the caller's at this door
 
-
-_DIALECT_OF = {
-    Endpoint.CHAT: Dialect.OPENAI,
-    Endpoint.COMPLETIONS: Dialect.OPENAI,
-    Endpoint.EMBEDDINGS: Dialect.OPENAI,
-    Endpoint.RESPONSES: Dialect.RESPONSES,
-    Endpoint.MESSAGES: Dialect.ANTHROPIC,
-    Endpoint.COUNT_TOKENS: Dialect.ANTHROPIC,
-    Endpoint.SYNC: Dialect.OPENAI,
-    Endpoint.ADMIN: Dialect.OPENAI,
-}
+    __hash__ = object.__hash__  # as Dialect's
 
 
 class BodySource(Protocol):
@@ -212,6 +209,8 @@ class Caller(msgspec.Struct, frozen=True):
 
 class Status(enum.Enum):
     """How a request ended, in the audit's words."""
+
+    __hash__ = object.__hash__  # as Dialect's
 
     SUCCESS = "success"
     FAILED = "failed"

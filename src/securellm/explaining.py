@@ -279,7 +279,7 @@ class _Steps:
     def _candidate(self, asking: _Asking, target: Target, number: int) -> Candidate:
         candidate = Candidate(target.provider.name, target.model, self._price(target))
         try:
-            prepared = prepare(asking, target, self._serving.catalogue.max_output(target))
+            prepared = prepare(asking, target, self._serving.catalogue.max_output)
         except CallerError as error:
             return msgspec.structs.replace(candidate, refusal=_told(error))
         request = prepared.request(number)

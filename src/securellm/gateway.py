@@ -149,7 +149,9 @@ class Gateway:
                 weight = await weigh_body(call.endpoint, body)
                 most = most_of(serving, call.endpoint, peeked, weight, route.targets)
                 await holdings.reserve(self._budgets, caller, most, call.request_id)
-            found = await self._look_up(serving, call, caller, peeked, body, route)
+            found = None
+            if self._answers is not None and serving.config.cache.enabled:
+                found = await self._look_up(self._answers, serving, call, caller, peeked, body, route)
             if isinstance(found, Lead):
                 holdings.lead = found
             bodies = await serving.bodies.open(call.endpoint, body)
@@ -279,13 +281,11 @@ class Gateway:
         return GatewayStatistics(len(self._open), self._in_flight.statistics(), self._ledger.statistics())
 
     async def _look_up(
-        self, serving: Serving, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route
+        self, answers: Answers, serving: Serving, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route
     ) -> Hit | Lead | None:
-        if self._answers is None or not serving.config.cache.enabled:
-            return None
         deadline_s = call.started_s + serving.config.timeouts.total_s
         epoch, target = serving.config.epoch, route.targets[0]
-        return await look_up(self._answers, call, caller, peeked, body, target, epoch=epoch, deadline_s=deadline_s)
+        return await look_up(answers, call, caller, peeked, body, target, epoch=epoch, deadline_s=deadline_s)
 
     async def _recall(
         self,

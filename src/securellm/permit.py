@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from securellm.audit.bodies import Bodies
-from securellm.chat import Attempt, Call, Caller, Endpoint, Meter, Receipt, RequestId
+from securellm.chat import Attempt, Call, Caller, Meter, Receipt
 from securellm.errors import SecureLLMError
 from securellm.holdings import Holdings
 from securellm.ledger import Page
@@ -60,6 +60,8 @@ class Permit:
         deadline_s: float,
     ) -> None:
         self.call = call
+        self.request_id = call.request_id
+        self.endpoint = call.endpoint
         self.caller = caller
         self.peeked = peeked
         self.body = body
@@ -86,19 +88,9 @@ class Permit:
         self._interruption: SecureLLMError | None = None
 
     @property
-    def request_id(self) -> RequestId:
-        """Our id of the request."""
-        return self.call.request_id
-
-    @property
     def epoch(self) -> str:
         """The configuration under which the request began."""
         return self.page.tariff.epoch
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """The front door."""
-        return self.call.endpoint
 
     @property
     def settled(self) -> bool:
@@ -108,7 +100,10 @@ class Permit:
     @property
     def asked(self) -> int:
         """How many attempts were really sent."""
-        return sum(1 for attempt in self.attempts if attempt.skipped is None) + (self._current is not None)
+        asked = 0 if self._current is None else 1
+        for attempt in self.attempts:
+            asked += attempt.skipped is None
+        return asked
 
     def open_attempt(self, target: Target, meter: Meter) -> OpenAttempt:
         """Note that a provider is about to be asked; `meter` will say what comes back."""

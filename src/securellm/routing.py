@@ -74,7 +74,8 @@ class Route(msgspec.Struct, frozen=True):
 class Catalogue:
     """Which models there are and who owns them, for one configuration.
 
-    Everything but `learn` only reads, and `learn` swaps one reference, so a reader sees the old or the new list whole.
+    Everything but `learn` only reads, and `learn` swaps one reference, so a reader sees the old or the new list whole;
+    `generation` is then another number, so that what is derived can be kept by it.
     """
 
     def __init__(self, config: Config, providers: Mapping[str, Provider], shipped: Iterable[ModelCard] = ()) -> None:
@@ -91,6 +92,7 @@ class Catalogue:
             for name, provider in providers.items()
         }
         self._discovered: dict[str, list[ModelCard]] = {}
+        self.generation = 0
         self._cards = self._index()
 
     def __repr__(self) -> str:
@@ -101,6 +103,7 @@ class Catalogue:
         if provider in self._providers:
             self._discovered = {**self._discovered, provider: list(cards)}
             self._cards = self._index()
+            self.generation += 1
 
     def models(self) -> list[ModelCard]:
         """Every known model, in the order of the providers."""
@@ -139,6 +142,10 @@ class Catalogue:
         )
         return card.max_output
 
+    def is_auto(self, model: str, x_provider: str | None) -> bool:
+        """The model means whichever target of `auto` is well."""
+        return x_provider is None and self._aliases.get(model, model) in AUTO_NAMES
+
     def route(
         self,
         model: str,
@@ -155,7 +162,7 @@ class Catalogue:
         if not model or len(model) > MAX_MODEL_CHARS or not model.isprintable():
             raise BadRequest(f"expected the name of a model, at most {MAX_MODEL_CHARS} characters", param="model")
         name = self._aliases.get(model, model)
-        if name in AUTO_NAMES and x_provider is None:
+        if self.is_auto(model, x_provider):
             return self._route_auto(model, endpoint, health)
         target = self._resolve(name, x_provider)
         if endpoint not in target.provider.endpoints:

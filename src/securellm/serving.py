@@ -1,13 +1,17 @@
 """What one configuration makes of the gateway, whole: a reload makes another, and a request keeps its own.
 
-Nothing here changes once it is made, but for what providers say of their models and how they are doing. It is retired
-when another is in force and its last request is settled; then its connections to providers are closed.
+Nothing here changes once it is made, but for what providers say of their models and how they are doing, and for what is
+kept so that it need not be found twice. It is retired when another is in force and its last request is settled; then
+its connections to providers are closed.
 """
+
+from typing import NamedTuple
 
 import trio
 
 from securellm.audit.bodies import BodyRecorder
 from securellm.audit.content import open_content_store
+from securellm.chat import Caller, Endpoint, KeyId
 from securellm.config import Config
 from securellm.ledger import Tariff
 from securellm.limits.limiter import Limiter
@@ -15,10 +19,18 @@ from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
 from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
-from securellm.routing import Catalogue
+from securellm.routing import Catalogue, Route
 from securellm.upstream.ask import Asker
 from securellm.upstream.clients import OpenClient, UpstreamClients, open_httpx
 from securellm.upstream.origins import Origins
+
+
+class KnownRoute(NamedTuple):
+    """Who may answer one caller's model, found when the catalogue was of that generation."""
+
+    caller: Caller
+    generation: int
+    route: Route
 
 
 class Serving:
@@ -45,6 +57,7 @@ class Serving:
         self.limiter = limiter
         self.asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
         self.tariff = Tariff(config.epoch, prices.sha256, prices.cost_nusd)
+        self.routes: dict[tuple[KeyId | None, str, str | None, Endpoint], KnownRoute] = {}  # see `candidates.py`
         self._open_requests = 0
         self._left: trio.Event | None = None  # set when the last request has left, once somebody waits for it
 

@@ -28,6 +28,7 @@ FRESH_S = 5.0  # a snapshot this old, or one whose last refresh failed, cannot c
 
 _NO_DIGEST = bytes(32)  # compared against when the id is unknown, so that both take the same time
 _REFUSAL = "no valid API key: expected one in Authorization (Bearer) or x-api-key"
+_KEY_HEADERS = (b"authorization", b"x-api-key")
 _ANONYMOUS = Caller(None, None, "anonymous")
 
 _log = logging.getLogger("securellm.accounts")
@@ -237,15 +238,15 @@ def _presented_key(headers: Headers) -> str:
     """The one key in the headers; Bearer and x-api-key may both be there if they are equal. Raises InvalidKey."""
     found = b""
     for name, value in headers:
+        if name not in _KEY_HEADERS:
+            continue
         if name == b"authorization":
             scheme, _, credentials = value.strip().partition(b" ")
             if scheme.lower() != b"bearer":
                 raise InvalidKey(_REFUSAL)
             given = credentials.strip()
-        elif name == b"x-api-key":
-            given = value.strip()
         else:
-            continue
+            given = value.strip()
         if found and given and given != found:
             raise InvalidKey(_REFUSAL)
         found = given or found

@@ -31,6 +31,7 @@ MAX_KNOWN = 20_000  # callers and models whose demands are kept; past it all are
 MOST_MINUTES_OF_DEBT = 60  # a provider that reports nonsense must not lock a bucket for good
 
 _REQUESTS, _TOKENS = Measure.REQUESTS, Measure.TOKENS  # an enum's members are slow to look up
+_CONCURRENT = Measure.CONCURRENT
 _WHAT = {
     Measure.REQUESTS: "",
     Measure.TOKENS: " (tokens in a minute)",
@@ -153,8 +154,10 @@ class Limiter:
             measure = demand.measure
             if measure is _TOKENS:
                 amount = max(tokens - (used or 0), -demand.limit * MOST_MINUTES_OF_DEBT)
+            elif measure is _REQUESTS and not requests:
+                continue
             else:
-                amount = 1 if requests or measure is not _REQUESTS else 0
+                amount = 1
             if amount:
                 now_us = now_us or self._now_us()
                 self._store.give_back(demand, amount, now_us, level)
@@ -227,6 +230,7 @@ class Hold:
             Shown.after(demand, level, now_us)
             for demands, levels, _, now_us in self._taken
             for demand, level in zip(demands, levels, strict=True)
+            if demand.measure is not _CONCURRENT  # which has none
         ]
         return limit_headers(shown)
 

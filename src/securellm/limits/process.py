@@ -91,7 +91,9 @@ class ProcessStore:
         """For each new bucket look at two old ones."""
         tats_us, waiting = self._tats_us, self._round
         for new in tuple(islice(reversed(tats_us), len(tats_us) - len(waiting))):
-            for _ in range(min(_LOOKED_AT, len(waiting))):
+            for _ in range(_LOOKED_AT):
+                if not waiting:
+                    break
                 old = waiting.popleft()
                 if tats_us[old] <= now_us:
                     del tats_us[old]

@@ -66,12 +66,14 @@ class Quota(msgspec.Struct, frozen=True):
         """How many would be granted now of a bucket at `level`."""
         if self.period_us == 0:
             return max(self.burst - level, 0)
-        room_us = self.capacity_us - max(level - now_us, 0)
-        return min(max(room_us, 0) * self.limit // self.period_us, self.burst)
+        room_us = gcra.cost_of(self.burst, self.limit, self.period_us)
+        if level > now_us:
+            room_us -= level - now_us
+        return min(room_us * self.limit // self.period_us, self.burst) if room_us > 0 else 0
 
     def reset_us(self, level: int, now_us: int) -> int:
         """How long until a bucket at `level` is full."""
-        return max(level - now_us, 0) if self.period_us else 0
+        return level - now_us if self.period_us and level > now_us else 0
 
 
 class Demand(NamedTuple):

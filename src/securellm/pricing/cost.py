@@ -21,18 +21,21 @@ def cost_nusd(usage: Usage, price: Price) -> int:
         return 0
     rates = rates_for(price, usage.prompt_tokens)
     output = _or(rates.output, rates.input)
-    write_5m = _or(rates.cache_write_5m, rates.input)
-    total = (
-        usage.input_tokens * rates.input
-        + usage.cache_read_tokens * _or(rates.cache_read, rates.input)
-        + usage.cache_write_5m_tokens * write_5m
-        + usage.cache_write_1h_tokens * _or(rates.cache_write_1h, write_5m)
-        + (usage.output_tokens - usage.reasoning_tokens) * output
-        + usage.reasoning_tokens * _or(rates.reasoning, output)
-        + usage.audio_input_tokens * _or(rates.audio_input, rates.input)
-        + usage.audio_output_tokens * _or(rates.audio_output, output)
-        + usage.image_tokens * _or(rates.image, rates.input)
-    )
+    total = usage.input_tokens * rates.input + (usage.output_tokens - usage.reasoning_tokens) * output
+    if usage.cache_read_tokens:
+        total += usage.cache_read_tokens * _or(rates.cache_read, rates.input)
+    if usage.cache_write_5m_tokens or usage.cache_write_1h_tokens:
+        write_5m = _or(rates.cache_write_5m, rates.input)
+        total += usage.cache_write_5m_tokens * write_5m
+        total += usage.cache_write_1h_tokens * _or(rates.cache_write_1h, write_5m)
+    if usage.reasoning_tokens:
+        total += usage.reasoning_tokens * _or(rates.reasoning, output)
+    if usage.audio_input_tokens:
+        total += usage.audio_input_tokens * _or(rates.audio_input, rates.input)
+    if usage.audio_output_tokens:
+        total += usage.audio_output_tokens * _or(rates.audio_output, output)
+    if usage.image_tokens:
+        total += usage.image_tokens * _or(rates.image, rates.input)
     return (total + MILLION // 2) // MILLION
 
 

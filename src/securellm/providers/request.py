@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from securellm import __version__
 from securellm.chat import Dialect, Endpoint, Headers
+from securellm.config.secrets import Secret
 from securellm.errors import UnsupportedEndpoint
 from securellm.providers.anthropic import DEFAULT_VERSION
 from securellm.providers.base import Auth, Provider, UpstreamRequest
@@ -53,6 +54,9 @@ NEVER_UP = frozenset(
 
 HEADERS_DOWN = frozenset({b"content-type", b"retry-after", b"openai-processing-ms"})
 
+_LIMITS_DOWN = (b"anthropic-ratelimit-", b"x-ratelimit-")
+_ID_HEADERS = {b"x-request-id": 0, b"request-id": 1, b"cf-ray": 2}  # by rank
+
 _NEVER_UP_PREFIXES = (b"x-forwarded-", b"x-securellm-")
 _SINGLE = frozenset({b"content-type", b"accept", b"anthropic-version", b"idempotency-key", b"traceparent"})
 _USER_AGENT = f"securellm-bridge/{__version__}".encode()
@@ -78,8 +82,8 @@ def build_request(
         headers.append((b"anthropic-version", DEFAULT_VERSION))
     if provider.quirks.idempotency_key and b"idempotency-key" not in present:
         headers.append((b"idempotency-key", request_id.encode("ascii")))
-    headers += _ours(provider)
-    headers.append((b"x-securellm-attempt", str(attempt).encode()))
+    headers += _ours(provider.api_key, provider.origin, provider.auth)
+    headers.append((b"x-securellm-attempt", b"%d" % attempt))
     return UpstreamRequest("POST", spec.url, provider.origin, headers, body)
 
 
@@ -90,12 +94,18 @@ def build_models_request(provider: Provider) -> UpstreamRequest | None:
     headers: Headers = [(b"accept", b"application/json")]
     if provider.auth is Auth.X_API_KEY:
         headers.append((b"anthropic-version", DEFAULT_VERSION))
-    return UpstreamRequest("GET", provider.models_url, provider.origin, headers + _ours(provider), b"")
+    return UpstreamRequest(
+        "GET",
+        provider.models_url,
+        provider.origin,
+        [*headers, *_ours(provider.api_key, provider.origin, provider.auth)],
+        b"",
+    )
 
 
 def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[bytes] = ()) -> Headers:
     """The caller's headers that may go to a provider of `dialect`, in the caller's order."""
-    allowed = _allowed_up(dialect, frozenset(additions))
+    allowed = _allowed_up(dialect, tuple(additions))
     named: set[bytes] | None = None
     kept: Headers = []
     seen: set[bytes] = set()
@@ -112,7 +122,7 @@ def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[byte
 
 
 @functools.lru_cache(maxsize=256)
-def _allowed_up(dialect: Dialect, additions: frozenset[bytes]) -> frozenset[bytes]:
+def _allowed_up(dialect: Dialect, additions: tuple[bytes, ...]) -> frozenset[bytes]:
     """The names that may go up, whatever the caller's `Connection` says of them."""
     allowed = {name for name in {*HEADERS_UP, *additions} if not _is_never_up(name)}
     return frozenset(allowed | {name for name, dialects in DIALECT_HEADERS.items() if dialect in dialects})
@@ -120,13 +130,12 @@ def _allowed_up(dialect: Dialect, additions: frozenset[bytes]) -> frozenset[byte
 
 def dropped_headers(call_headers: Headers, dialect: Dialect) -> tuple[str, ...]:
     """The advisory headers that mean nothing to a provider of `dialect`, for `x-securellm-dropped`."""
-    return tuple(
-        dict.fromkeys(
-            name.decode("ascii")
-            for name, _ in call_headers
-            if name.endswith(b"-beta") and name in DIALECT_HEADERS and dialect not in DIALECT_HEADERS[name]
-        )
-    )
+    dropped = [
+        name.decode("ascii")
+        for name, _ in call_headers
+        if name in DIALECT_HEADERS and name.endswith(b"-beta") and dialect not in DIALECT_HEADERS[name]
+    ]
+    return tuple(dict.fromkeys(dropped))
 
 
 def headers_down(provider_headers: Headers) -> Headers:
@@ -134,34 +143,40 @@ def headers_down(provider_headers: Headers) -> Headers:
     kept: Headers = []
     for raw_name, value in provider_headers:
         name = raw_name.lower()
-        if name in HEADERS_DOWN or name.startswith(b"anthropic-ratelimit-"):
+        if name in HEADERS_DOWN:
             kept.append((name, value))
-        elif name.startswith(b"x-ratelimit-"):
+        elif not name.startswith(_LIMITS_DOWN):
+            continue
+        elif name.startswith(b"anthropic-"):
+            kept.append((name, value))
+        else:
             kept.append((b"x-upstream-" + name.removeprefix(b"x-"), value))
     return kept
 
 
 def upstream_request_id(provider_headers: Headers) -> str | None:
     """The provider's own id of the request, from the header it uses."""
-    for wanted in (b"x-request-id", b"request-id", b"cf-ray"):
-        for name, value in provider_headers:
-            if name.lower() == wanted:
-                return value.decode("latin-1")
-    return None
+    found, found_rank = None, len(_ID_HEADERS)
+    for name, value in provider_headers:
+        rank = _ID_HEADERS.get(name.lower())
+        if rank is not None and rank < found_rank:
+            found, found_rank = value, rank
+    return found.decode("latin-1") if found is not None else None
 
 
-def _ours(provider: Provider) -> Headers:
+@functools.lru_cache(maxsize=256)
+def _ours(api_key: Secret | None, origin: str, auth: Auth) -> tuple[tuple[bytes, bytes], ...]:
     """What every request to a provider carries: encoding, hop mark, user agent and the key, if there is one."""
     headers: Headers = [
         (b"accept-encoding", b"identity"),
         (b"user-agent", _USER_AGENT),
         (b"x-securellm-hop", b"1"),
     ]
-    if provider.api_key is not None:
-        key = provider.api_key.for_origin(provider.origin)
-        value = key if provider.auth is Auth.X_API_KEY else f"Bearer {key}"
-        headers.append((provider.auth.value.encode("ascii"), value.encode("latin-1")))
-    return headers
+    if api_key is not None:
+        key = api_key.for_origin(origin)
+        value = key if auth is Auth.X_API_KEY else f"Bearer {key}"
+        headers.append((auth.value.encode("ascii"), value.encode("latin-1")))
+    return tuple(headers)
 
 
 def _is_never_up(name: bytes) -> bool:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from securellm.chat import Attempt, Settlement
+from securellm.chat import Attempt, Endpoint, Settlement, Status
 from securellm.telemetry.tally import Cells, Counter, Gauge, Histogram, Merge, merge, open_cells, read_others
 
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -102,6 +102,8 @@ class Metrics:
         self._counter = functools.cache(self._new_counter)
         self._gauge = functools.cache(self._new_gauge)
         self._histogram = functools.cache(self._new_histogram)
+        self._of_requests = functools.cache(self._find_of_requests)
+        self._of_tokens = functools.cache(self._find_of_tokens)
         for family in FAMILIES:  # what has no labels is shown from the start
             if not family.labels and family.kind == "counter":
                 self._counter(family.name)
@@ -113,9 +115,9 @@ class Metrics:
 
     def settled(self, settlement: Settlement) -> None:
         """Count one request and its attempts. Waits for nothing."""
-        endpoint = settlement.endpoint.value
-        self._counter("securellm_requests", endpoint, settlement.outcome.status.value).inc()
-        self._histogram("securellm_request_duration_seconds", endpoint).observe(settlement.duration_ms / 1000)
+        requests, duration_s = self._of_requests(settlement.endpoint, settlement.outcome.status)
+        requests.inc()
+        duration_s.observe(settlement.duration_ms / 1000)
         for attempt in settlement.attempts:
             self._attempted(attempt)
         if settlement.cache != "off":
@@ -126,8 +128,9 @@ class Metrics:
         if settlement.cost_nusd is not None:
             self._counter("securellm_cost_usd", provider).inc(settlement.cost_nusd / NUSD_PER_USD)
         if settlement.usage is not None:
-            self._counter("securellm_token_usage", provider, "prompt").inc(settlement.usage.prompt_tokens)
-            self._counter("securellm_token_usage", provider, "completion").inc(settlement.usage.completion_tokens)
+            prompt, completion = self._of_tokens(provider)
+            prompt.inc(settlement.usage.prompt_tokens)
+            completion.inc(settlement.usage.completion_tokens)
 
     def count(self, name: str, *labels: str, amount: float = 1.0) -> None:
         """Add to a counter of FAMILIES, by its labels in their order."""
@@ -162,6 +165,14 @@ class Metrics:
             self._counter("securellm_provider_requests", attempt.provider).inc()
             if attempt.error_code is not None and attempt.error_code != "cancelled":
                 self._counter("securellm_provider_errors", attempt.provider).inc()
+
+    def _find_of_requests(self, endpoint: Endpoint, status: Status) -> tuple[Counter, Histogram]:
+        counter = self._counter("securellm_requests", endpoint.value, status.value)
+        return counter, self._histogram("securellm_request_duration_seconds", endpoint.value)
+
+    def _find_of_tokens(self, provider: str) -> tuple[Counter, Counter]:
+        prompt = self._counter("securellm_token_usage", provider, "prompt")
+        return prompt, self._counter("securellm_token_usage", provider, "completion")
 
     def _new_counter(self, name: str, *labels: str) -> Counter:
         return Counter(self._cells, self._key(name, "counter", labels))

@@ -171,7 +171,7 @@ class Asker:
 
     async def _ask_once(self, permit: Permit, target: Target) -> Upstream | Reply:
         try:
-            prepared = prepare(permit, target, self._max_output(target))
+            prepared = prepare(permit, target, self._max_output)
         except CallerError as error:
             permit.skip(target, error.code)
             raise Failed(error) from error
@@ -228,13 +228,13 @@ class Asker:
     async def _exchange(
         self, permit: Permit, target: Target, prepared: Prepared, attempt: OpenAttempt, origin: Origin, leave: Leave
     ) -> Upstream | Reply:
-        started_s = trio.current_time()
         timeout_s = target.provider.timeout_s
+        if timeout_s is None and not prepared.stream:
+            return await self._converse(permit, target, prepared, attempt, origin, leave, math.inf)
+        started_s = trio.current_time()
         cap_s = started_s + timeout_s if timeout_s is not None else math.inf
         token_s = started_s + self._timeouts.first_token_s if prepared.stream else math.inf
         first_s = min(cap_s, token_s)
-        if first_s == math.inf:
-            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
         with trio.CancelScope(deadline=first_s):
             return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
         if cap_s < token_s:

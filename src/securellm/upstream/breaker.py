@@ -44,6 +44,10 @@ class BreakerStatistics(msgspec.Struct, frozen=True):
     last_error: str | None
 
 
+_CLOSED = BreakerState.CLOSED  # an enum's members are slow to look up
+_ALLOWED = Allowed(probe=False)
+
+
 class Breaker:
     """The state of one origin; all times are seconds of the caller's clock."""
 
@@ -61,8 +65,8 @@ class Breaker:
 
     def ask_leave(self, now_s: float) -> Allowed | Refused:
         """May a request go to this origin now?"""
-        if self._state is BreakerState.CLOSED:
-            return Allowed(probe=False)
+        if self._state is _CLOSED:
+            return _ALLOWED
         if self._state is BreakerState.OPEN:
             left_s = self._opened_s + self._timeout_s - now_s
             if left_s > 0:
@@ -85,7 +89,7 @@ class Breaker:
         if leave.probe:
             self._probing = False
         self._failures = 0
-        if self._state is BreakerState.HALF_OPEN and leave.probe:
+        if leave.probe and self._state is BreakerState.HALF_OPEN:
             self._successes += 1
             if self._successes >= self._success_threshold:
                 self._state = BreakerState.CLOSED

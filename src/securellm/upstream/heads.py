@@ -29,7 +29,7 @@ def served_by(permit: Permit) -> Headers:
         headers.append((b"x-securellm-provider", target.provider.name.encode("latin-1")))
         headers.append((b"x-securellm-model", target.model.encode("ascii", "backslashreplace")))
     headers += permit.holdings.headers()
-    headers.append((b"x-securellm-attempts", str(permit.asked).encode("ascii")))
+    headers.append((b"x-securellm-attempts", b"%d" % permit.asked))
     if permit.dropped:
         headers.append((b"x-securellm-dropped", ", ".join(permit.dropped).encode("ascii", "backslashreplace")))
     return headers
@@ -38,7 +38,7 @@ def served_by(permit: Permit) -> Headers:
 def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, translated: bool) -> Headers:
     """The head of a 2xx. `translated` answers get the content type of the caller's dialect, others keep theirs."""
     headers = headers_down(provider_headers)
-    if translated or not any(name == b"content-type" for name, _ in headers):
+    if translated or b"content-type" not in dict(headers):
         headers = [(name, value) for name, value in headers if name != b"content-type"]
         headers.append(CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON)
     if stream:

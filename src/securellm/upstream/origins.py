@@ -26,11 +26,11 @@ class Leave:
 
     __slots__ = ("_allowed", "_origin", "_said", "_started_s")
 
-    def __init__(self, origin: "Origin", allowed: Allowed) -> None:
+    def __init__(self, origin: "Origin", allowed: Allowed, now_s: float) -> None:
         self._origin = origin
         self._allowed = allowed
         self._said = False
-        self._started_s = trio.current_time()
+        self._started_s = now_s
 
     def succeeded(self) -> None:
         """The origin answered."""
@@ -72,8 +72,9 @@ class Origin:
 
     def ask_leave(self) -> Leave | Refused:
         """Leave to ask it once now."""
-        allowed = self.breaker.ask_leave(trio.current_time())
-        return allowed if isinstance(allowed, Refused) else Leave(self, allowed)
+        now_s = trio.current_time()
+        allowed = self.breaker.ask_leave(now_s)
+        return allowed if isinstance(allowed, Refused) else Leave(self, allowed, now_s)
 
     def cut_short(self, error_code: str) -> None:
         """An answer that had begun well was not finished."""

@@ -1,6 +1,7 @@
 """Make one target's request of the caller's: splice in the same dialect, translate across. Waits for nothing."""
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from securellm.chat import Call, Dialect, Endpoint, Relay, RequestId
@@ -61,10 +62,10 @@ class Prepared:
         )
 
 
-def prepare(asking: Asking, target: Target, max_output_tokens: int | None) -> Prepared:
+def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int | None]) -> Prepared:
     """Raises CallerError when the target's dialect cannot express the request.
 
-    `max_output_tokens` is the catalogue's, None when unknown. `asking.dropped` is set to what this target's dialect
+    `max_output` is the catalogue's, None when unknown. `asking.dropped` is set to what this target's dialect
     has no word for.
     """
     endpoint, peeked, provider = asking.endpoint, asking.peeked, target.provider
@@ -85,7 +86,7 @@ def prepare(asking: Asking, target: Target, max_output_tokens: int | None) -> Pr
             dialect,
             asking.body,
             model=target.model,
-            max_output_tokens=max_output_tokens or DEFAULT_MAX_OUTPUT_TOKENS,
+            max_output_tokens=max_output(target) or DEFAULT_MAX_OUTPUT_TOKENS,
             num_ctx=provider.num_ctx,
             capabilities=provider.quirks.capabilities,
         )
@@ -100,7 +101,7 @@ def prepare(asking: Asking, target: Target, max_output_tokens: int | None) -> Pr
         show_usage=peeked.include_usage is True,
         injected_usage=inject,
         request_id=asking.request_id,
-        model=f"{provider.name}/{target.model}",
+        model=target.id,
         created_s=int(time.time()),
         num_ctx=provider.num_ctx,
     )

@@ -59,7 +59,8 @@ class RetryBudget:
 
     def succeeded(self) -> None:
         """The origin answered."""
-        self._tokens = min(BUCKET_TOKENS, self._tokens + TOKENS_PER_SUCCESS)
+        if self._tokens < BUCKET_TOKENS:
+            self._tokens = min(BUCKET_TOKENS, self._tokens + TOKENS_PER_SUCCESS)
 
     def statistics(self) -> RetryBudgetStatistics:
         """The figures now."""

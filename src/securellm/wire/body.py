@@ -58,6 +58,33 @@ DESTINATION_FIELDS = frozenset(
 )
 # The headers by which the same gateways take a destination; compared after any vendor prefix.
 DESTINATION_HEADERS = (b"api-base", b"base-url", b"custom-host", b"azure-endpoint", b"target-url", b"upstream-url")
+_DESTINATION_ENDS = frozenset(name[-3:] for name in DESTINATION_HEADERS)  # what nearly no other header ends in
+
+# Nearly all fields that ever come; they are no destinations, and need not be spelled out to be told apart from them.
+_USUAL_FIELDS = frozenset(
+    {
+        "frequency_penalty",
+        "input",
+        "max_completion_tokens",
+        "max_tokens",
+        "messages",
+        "metadata",
+        "model",
+        "n",
+        "presence_penalty",
+        "response_format",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+        "system",
+        "temperature",
+        "tool_choice",
+        "tools",
+        "top_p",
+        "user",
+    }
+)
 
 _MAX_OUTPUT_FIELDS = {
     Endpoint.CHAT: ("max_completion_tokens", "max_tokens"),
@@ -98,7 +125,7 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
     """Read a request's body. Raises BadRequest, DuplicateKey or DestinationField; never repeats the body's text."""
     fields = _read_members(body)
     for name in fields:
-        if name.lower().replace("-", "_") in DESTINATION_FIELDS:
+        if name not in _USUAL_FIELDS and name.lower().replace("-", "_") in DESTINATION_FIELDS:
             raise DestinationField(
                 f"{name}: where a request goes is the operator's choice, got it in the body", param=name
             )
@@ -113,10 +140,12 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
     options_span, options_empty, usage_span = spans.get("stream_options"), True, None
     if endpoint in _WITH_STREAM_OPTIONS and options_span is not None:
         include_usage, options_empty, usage_span = _peek_options(body, options_span)
+    stream = False
+    if "stream" in fields and endpoint in _STREAMING:
+        stream = bool(reading.maybe_boolean(_decode(fields["stream"], "stream"), "stream"))
     return Peeked(
         model=model,
-        stream=endpoint in _STREAMING
-        and bool(reading.maybe_boolean(_decode(fields.get("stream"), "stream"), "stream")),
+        stream=stream,
         include_usage=include_usage,
         max_output_tokens=_largest(fields, _MAX_OUTPUT_FIELDS[endpoint]),
         n=max(_largest(fields, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),
@@ -130,13 +159,14 @@ def peek(endpoint: Endpoint, body: bytes) -> Peeked:
 
 def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usage: bool = False) -> bytes:
     """`body` with another model and `stream_options.include_usage` true; the same object when nothing changes."""
+    include_usage = include_usage and not peeked.include_usage
+    if not include_usage and (model is None or model == peeked.model):
+        return body
     edits: list[tuple[Span, bytes]] = []
     if model is not None and model != peeked.model:
         edits.append((peeked.model_span, msgspec.json.encode(model)))
-    if include_usage and not peeked.include_usage:
+    if include_usage:
         edits.append(_usage_edit(peeked))
-    if not edits:
-        return body
     view = memoryview(body)  # so that a large body is copied once
     pieces: list[bytes | memoryview] = []
     at = 0
@@ -149,7 +179,7 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
 def check_headers(headers: Headers) -> None:
     """Refuse a head that names a destination, as `peek` does for bodies. Raises DestinationField."""
     for name, _ in headers:
-        if name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS):
+        if name[-3:].lower() in _DESTINATION_ENDS and name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS):
             shown = name.decode("latin-1")
             raise DestinationField(
                 f"{shown}: where a request goes is the operator's choice, got it in a header", param=shown
@@ -242,6 +272,8 @@ def _largest(members: Mapping[str, msgspec.Raw], names: tuple[str, ...]) -> int 
     """The largest of some whole numbers; a bound that is not one is refused, as it decides what is reserved."""
     found: int | None = None
     for name in names:
+        if name not in members:
+            continue
         number = reading.maybe_integer(_decode(members.get(name), name), name)
         if number is None:
             continue

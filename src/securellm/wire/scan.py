@@ -124,6 +124,8 @@ class ScanningRelay(abc.ABC):
 
 def text_bytes(value: object) -> int:
     """The UTF-8 length of a text, or of the texts in a list of content parts."""
+    if value is None:
+        return 0
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode())
     if isinstance(value, list):

@@ -120,7 +120,8 @@ class OpenAIScan(ScanningRelay):
         if usage is None and isinstance(chunk.x_groq, dict):
             usage = chunk.x_groq.get("usage")
         if isinstance(usage, dict):
-            self._reported = merge_reported(self._reported, usage)
+            # The first report is kept as it is: most answers have one, and its nulls count as not reported either way.
+            self._reported = usage if self._reported is None else merge_reported(self._reported, usage)
             meter.usage = usage_from_openai(self._reported)
 
     def _see_plain(self, chunk: _PlainChunk) -> bool:
@@ -136,8 +137,9 @@ class OpenAIScan(ScanningRelay):
 
     def _see_choice(self, choice: dict[str, object], said: object) -> bool:
         """Count what a delta or a message says; whether it says anything."""
-        semantic = bool(choice.get("text"))
-        self.meter.output_bytes += text_bytes(choice.get("text"))
+        text = choice.get("text")
+        semantic = bool(text)
+        self.meter.output_bytes += text_bytes(text)
         if isinstance(said, dict):
             semantic = semantic or any(value for name, value in said.items() if name != "role")
             self.meter.output_bytes += _delta_bytes(said)
@@ -160,8 +162,12 @@ def _delta_bytes(said: dict[str, object]) -> int:
     """Text, reasoning (which some providers send under two names at once), refusal, audio's transcript, tool calls."""
     total = text_bytes(said.get("content")) + text_bytes(said.get("refusal")) + text_bytes(said.get("audio"))
     total += text_bytes(said.get("reasoning_content") or said.get("reasoning"))
-    for call in (*objects(said.get("tool_calls")), {"function": said.get("function_call")}):
-        function = call.get("function")
-        if isinstance(function, dict):
-            total += text_bytes(function.get("name")) + text_bytes(function.get("arguments"))
-    return total
+    for call in objects(said.get("tool_calls")):
+        total += _function_bytes(call.get("function"))
+    return total + _function_bytes(said.get("function_call"))
+
+
+def _function_bytes(function: object) -> int:
+    if not isinstance(function, dict):
+        return 0
+    return text_bytes(function.get("name")) + text_bytes(function.get("arguments"))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 
 from securellm.chat import Usage
 
+_NOTHING: dict[str, object] = {}
 _MAX_TOKENS = 2**53  # beyond this a count is nonsense, and is not exact in everybody's JSON
 
 
@@ -34,19 +35,28 @@ def merge_reported(before: Mapping[str, object] | None, update: object) -> dict[
 
 def usage_from_openai(reported: object) -> Usage:
     """Chat completions, completions and embeddings, as OpenAI and its followers report them."""
-    cached = (("prompt_tokens_details", "cached_tokens"), ("prompt_cache_hit_tokens",), ("cached_tokens",))
+    if not isinstance(reported, dict):
+        return Usage()
+    said = reported.get
+    prompt_details = _object(said("prompt_tokens_details"))
+    completion_details = _object(said("completion_tokens_details"))
     return _from_inclusive(
-        prompt=_count(reported, ("prompt_tokens",)),
-        completion=_count(reported, ("completion_tokens",)),
-        total=_count(reported, ("total_tokens",)),
-        cached=_count(reported, *cached, ("num_cached_tokens",)),
-        missed=_count(reported, ("prompt_cache_miss_tokens",)),
-        written=_count(reported, ("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",)),
-        written_1h=_count(reported, ("cache_creation", "ephemeral_1h_input_tokens")),
-        audio_in=_count(reported, ("prompt_tokens_details", "audio_tokens")),
-        image_in=_count(reported, ("prompt_tokens_details", "image_tokens")),
-        audio_out=_count(reported, ("completion_tokens_details", "audio_tokens")),
-        reasoning=_count(reported, ("completion_tokens_details", "reasoning_tokens"), ("reasoning_tokens",)),
+        prompt=_first(said("prompt_tokens")),
+        completion=_first(said("completion_tokens")),
+        total=_first(said("total_tokens")),
+        cached=_first(
+            prompt_details.get("cached_tokens"),
+            said("prompt_cache_hit_tokens"),
+            said("cached_tokens"),
+            said("num_cached_tokens"),
+        ),
+        missed=_first(said("prompt_cache_miss_tokens")),
+        written=_first(prompt_details.get("cache_write_tokens"), said("cache_creation_input_tokens")),
+        written_1h=_first(_object(said("cache_creation")).get("ephemeral_1h_input_tokens")),
+        audio_in=_first(prompt_details.get("audio_tokens")),
+        image_in=_first(prompt_details.get("image_tokens")),
+        audio_out=_first(completion_details.get("audio_tokens")),
+        reasoning=_first(completion_details.get("reasoning_tokens"), said("reasoning_tokens")),
     )
 
 
@@ -154,13 +164,17 @@ def _from_inclusive(
     unaccounted = max((total or 0) - prompt - completion_known, 0)
     if unaccounted == audio_in:  # Mistral leaves audio out of prompt_tokens
         prompt, unaccounted = prompt + unaccounted, 0
-    rest, read = _take(prompt, cached)
-    rest, wrote = _take(rest, written)
-    rest, audio = _take(rest, audio_in)
-    rest, image = _take(rest, image_in)
-    output, audio_output = _take(completion_known, audio_out)
-    output += unaccounted
-    wrote_1h = min(written_1h or 0, wrote)
+    read = min(cached, prompt) if cached else 0
+    rest = prompt - read
+    wrote = min(written, rest) if written else 0
+    rest -= wrote
+    audio = min(audio_in, rest) if audio_in else 0
+    rest -= audio
+    image = min(image_in, rest) if image_in else 0
+    rest -= image
+    audio_output = min(audio_out, completion_known) if audio_out else 0
+    output = completion_known - audio_output + unaccounted
+    wrote_1h = min(written_1h, wrote) if written_1h else 0
     return Usage(
         input_tokens=rest,
         cache_read_tokens=read,
@@ -174,19 +188,29 @@ def _from_inclusive(
     )
 
 
-def _take(whole: int, part: int | None) -> tuple[int, int]:
-    taken = min(part or 0, whole)
-    return whole - taken, taken
-
-
 def _count(reported: object, *paths: tuple[str, ...]) -> int | None:
     """The first of `paths` that leads to a token count."""
     for path in paths:
         value = reported
         for name in path:
             value = value.get(name) if isinstance(value, dict) else None
+        count = _first(value)
+        if count is not None:
+            return count
+    return None
+
+
+def _first(*values: object) -> int | None:
+    """The first that is a token count."""
+    for value in values:
+        if value is None:
+            continue
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_TOKENS:
             return value
     return None
+
+
+def _object(value: object) -> dict[str, object]:
+    return value if isinstance(value, dict) else _NOTHING
