@@ -78,8 +78,11 @@ def _check(disk: SyncedDisk, kind: bytes, trace: bytes, attempt: re.Match[bytes]
         raise NotOnDisk(f"a provider was asked before the record of attempt {number} of {name!r}")
 
 
+@pytest.mark.parametrize("lane", ["reference", pytest.param("express", marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("syncs", [True, False], ids=["synced", "without its syncs"])
-async def test_records_are_on_disk_before_anything_leaves(library: Path, tmp_path: Path, provider, syncs: bool):
+async def test_records_are_on_disk_before_anything_leaves(
+    library: Path, tmp_path: Path, provider, syncs: bool, lane: str
+):
     """The intent before the provider is asked, each attempt before it is asked again, the end before the last bytes;
     at every such point a dying machine leaves a log that verifies and has every answer that was sent."""
     provider.choose = _answer
@@ -93,7 +96,7 @@ async def test_records_are_on_disk_before_anything_leaves(library: Path, tmp_pat
         "API_KEYS": doors.KEY,
     }
     with trio.fail_after(60):
-        async with open_process(tmp_path, environ) as process:
+        async with open_process(tmp_path, environ, "--lane", lane) as process:
             async with trio.open_nursery() as nursery:
                 for number in range(_REQUESTS):
                     nursery.start_soon(_ask, process.base_url, number)

@@ -26,6 +26,7 @@ static long calls; /* of the kind that the control file names, since it says so 
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_send)(int, const void *, size_t, int);
+static ssize_t (*real_sendmsg)(int, const struct msghdr *, int);
 static int (*real_fdatasync)(int);
 static int (*real_ftruncate)(int, off_t);
 
@@ -33,6 +34,7 @@ __attribute__((constructor)) static void find_real(void) {
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
     real_write = dlsym(RTLD_NEXT, "write");
     real_send = dlsym(RTLD_NEXT, "send");
+    real_sendmsg = dlsym(RTLD_NEXT, "sendmsg");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
 }
@@ -146,4 +148,20 @@ int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 ssize_t send(int fd, const void *data, size_t length, int flags) {
     tell("send", fd, 0, data, length, "");
     return real_send(fd, data, length, flags);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+    size_t length = 0, at = 0;
+    for (size_t part = 0; part < message->msg_iovlen; part++)
+        length += message->msg_iov[part].iov_len;
+    char *data = malloc(length ? length : 1);
+    if (!data)
+        abort();
+    for (size_t part = 0; part < message->msg_iovlen; part++) {
+        memcpy(data + at, message->msg_iov[part].iov_base, message->msg_iov[part].iov_len);
+        at += message->msg_iov[part].iov_len;
+    }
+    tell("send", fd, 0, data, length, "");
+    free(data);
+    return real_sendmsg(fd, message, flags);
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 _URL = re.compile(r"http://127\.0\.0\.1:(\d+)")
+PASSED_ON = ("PATH", "PYTHONPATH", "HOME", "LANG", "SECURELLM_NO_EXTENSIONS")  # of the tests' own environment
 _STARTED_S = 60.0
 
 
@@ -70,7 +71,7 @@ async def open_process(
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    base = {name: value for name, value in os.environ.items() if name in ("PATH", "PYTHONPATH", "HOME", "LANG")}
+    base = {name: value for name, value in os.environ.items() if name in PASSED_ON}
     state = {"STATE_DIRECTORY": str(folder / "state"), "LOGS_DIRECTORY": str(folder / "log"), "CONFIG_PATH": ""}
     if "PYTHONPATH" not in base:
         base["PYTHONPATH"] = str(Path(__file__).resolve().parents[2] / "src")
