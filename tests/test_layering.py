@@ -41,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
     "commons": BOTTOM | {"accounts", "audit", "cache", "config", "limits", "redis_link", "telemetry", "workers"},
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
-    "holdings": BOTTOM | {"cache", "limits", "routing", "tokens"},
+    "holdings": PURE_CORE | {"cache", "limits", "routing", "tokens"},
     "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
     # It walks the way of a request beside the gateway: what the gateway imports for that, it imports, too.
     "explaining": PURE_CORE

@@ -144,7 +144,7 @@ class Gateway:
             body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_body(call.endpoint, body)
             route = candidates_of(serving, caller, call, peeked.model)
-            await holdings.take(serving.limiter, caller, route.targets[0], body)
+            await holdings.take(serving.limiter, caller, route.targets[0], body, peeked)
             if self._accounts.budgets(caller):
                 weight = await weigh_body(call.endpoint, body)
                 most = most_of(serving, call.endpoint, peeked, weight, route.targets)

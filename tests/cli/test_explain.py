@@ -31,7 +31,7 @@ SHOWN_PAIRS = [pair for pair in PAIRS if pair.provider in ("openai", "anthropic"
 
 
 @pytest.fixture(
-    params=[("reference", "httpx"), pytest.param(("express", "native"), marks=pytest.mark.compiled)],
+    params=[("reference", "httpx", False), pytest.param(("express", "native", False), marks=pytest.mark.compiled)],
     ids=["reference", "express"],
 )
 def lane(request: pytest.FixtureRequest) -> Lane:

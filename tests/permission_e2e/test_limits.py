@@ -124,6 +124,25 @@ async def test_tokens_are_trued_up(serving, provider):
         assert used - len(CHAT.body("openai/m1")) // 4 - 2 <= remaining <= 100_000
 
 
+async def test_what_an_answer_may_have_is_reserved(serving, provider):
+    """A bound on the answer counts before the answer is there, so that many at once cannot use more than the limit."""
+    hold = trio.Event()
+    provider.default = [script.until(hold), *GOOD]
+    statuses: list[int] = []
+    with trio.fail_after(20):
+        gateway = await serving({"openai": provider}, rate_limit={**ON, "per_key": {"tpm": 1000}})
+
+        async def ask() -> None:
+            statuses.append((await gateway.ask(CHAT, CHAT.body("openai/m1", max_tokens=300))).status)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(ask)
+            await until_true(lambda: len(statuses) + len(provider.asked) == 6)
+            hold.set()
+        assert sorted(statuses) == [200] * 2 + [429] * 4 or sorted(statuses) == [200] * 3 + [429] * 3
+
+
 async def test_what_could_never_fit_is_another_error(serving, provider):
     """A request over the whole bucket is told so, and is not told to wait."""
     with trio.fail_after(20):
