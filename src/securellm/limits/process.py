@@ -1,8 +1,8 @@
 """Limits counted in this process alone. Pure.
 
 A bucket that is full again is as good as one that never was, so it is forgotten: for each new one, some at a time, two
-old ones are looked at. Names of buckets come from keys, users and models, so their number is bounded all the same; past the
-bound the bucket that is nearest to full, of a few, is forgotten early, which the statistics count.
+old ones are looked at. Names of buckets come from keys, users and models, so their number is bounded all the same; past
+the bound the bucket that is nearest to full, of a few, is forgotten early, which the statistics count.
 """
 
 from collections import deque
