@@ -1,8 +1,8 @@
 """Limits counted in this process alone. Pure.
 
-A bucket that is full again is as good as one that never was, so it is forgotten: whenever a new one is made, two old
-ones are looked at. Names of buckets come from keys, users and models, so their number is bounded all the same; past the
-bound the bucket that is nearest to full, of a few, is forgotten early, which the statistics count.
+A bucket that is full again is as good as one that never was, so it is forgotten: for each new one, some at a time, two
+old ones are looked at. Names of buckets come from keys, users and models, so their number is bounded all the same; past
+the bound the bucket that is nearest to full, of a few, is forgotten early, which the statistics count.
 """
 
 from collections import deque
@@ -26,6 +26,7 @@ from securellm.limits.quota import (
 
 MAX_BUCKETS = 200_000  # about 40 MB; far more than the keys of a company
 _LOOKED_AT = 2  # for each new bucket, so that the sweep goes round faster than buckets are made
+_MADE = 16  # new ones at once, so that the buckets of a few busy keys are not forgotten and made for each request
 _CONCURRENT = Measure.CONCURRENT  # an enum's members are slow to look up
 _CANDIDATES = 8  # of which one is forgotten when there are too many
 
@@ -35,6 +36,7 @@ class ProcessStore:
 
     def __init__(self, max_buckets: int = MAX_BUCKETS, twin: ModuleType = gcra) -> None:
         self._max_buckets = max_buckets
+        self._made = max(1, min(_MADE, max_buckets // 64))
         self._tats_us: dict[bytes, int] = {}
         self._counts: dict[bytes, int] = {}  # of CONCURRENT; bounded by the requests that are being served
         self._round: deque[bytes] = deque()  # the buckets in the order in which they are looked at
@@ -52,7 +54,7 @@ class ProcessStore:
         levels = self._take_all(tats_us, self._counts, demands, tokens, now_us)
         if levels is None:
             return refuse(demands, tokens, now_us, [self._level(demand) for demand in demands])
-        if len(tats_us) != len(self._round):
+        if len(tats_us) - len(self._round) >= self._made:
             self._sweep(now_us)
         return levels
 
@@ -71,7 +73,7 @@ class ProcessStore:
                 self._counts.pop(bucket, None)
         elif amount < 0:
             self._tats_us[bucket] = gcra.charge(self._tats_us.get(bucket, 0), now_us, demand.quota.cost_us(-amount))
-            if len(self._tats_us) != len(self._round):
+            if len(self._tats_us) - len(self._round) >= self._made:
                 self._sweep(now_us)
         elif (known_us := self._tats_us.get(bucket)) is not None:
             self._tats_us[bucket] = gcra.give_back(known_us, now_us, demand.quota.returned_us(amount), level)
@@ -88,7 +90,7 @@ class ProcessStore:
         return kept.get(demand.bucket, 0)
 
     def _sweep(self, now_us: int) -> None:
-        """For each new bucket look at two old ones."""
+        """For each of the buckets made since the last time look at two old ones."""
         tats_us, waiting = self._tats_us, self._round
         for new in tuple(islice(reversed(tats_us), len(tats_us) - len(waiting))):
             for _ in range(_LOOKED_AT):
