@@ -378,6 +378,28 @@ async def test_bytes_behind_an_answer_end_the_connection(client, provider, reque
     assert len(provider.connections) == 2
 
 
+async def test_closing_an_answer_late_takes_nothing_from_the_next(client, provider, request_):
+    """Whoever read an answer to its end may close it when its connection serves another one already."""
+    pieces = [b"a" * 40, b"b" * 40, b"c" * 40]
+    with trio.fail_after(10):
+        provider.enqueue(*script.answer(200, b"{}"))
+        first = await client.send(request_, connect_s=5)
+        while await first.receive():
+            pass
+        gate = trio.Event()
+        together = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces[:2])
+        rest = [script.until(gate), script.chunk(pieces[2]), script.end_chunks()]
+        provider.enqueue(script.stream_head(), script.raw(together), *rest)
+        second = await client.send(request_, connect_s=5)
+        body = await second.receive()
+        await first.aclose()
+        gate.set()
+        while data := await second.receive():
+            body += data
+        await second.aclose()
+    assert body == b"".join(pieces)
+
+
 async def test_a_large_request_is_sent_whole(client, provider, request_):
     """A body that no socket buffer holds arrives byte for byte."""
     body = bytes(range(256)) * 40_000

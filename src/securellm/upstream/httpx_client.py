@@ -122,6 +122,7 @@ class HttpxExchange:
         self._connection: httpcore.AsyncHTTP11Connection = (
             response.stream._httpcore_stream._stream._connection  # type: ignore[union-attr]
         )
+        self._number = self._connection._request_count  # of the request on its connection
         self.status = response.status_code
         self.headers: Headers = [(name.lower(), value) for name, value in response.headers.raw]
 
@@ -136,6 +137,7 @@ class HttpxExchange:
                 if data:
                     return data
         except StopAsyncIteration:
+            await self._drop_if_unasked()
             return b""
         except (httpx.ReadError, httpx.RemoteProtocolError) as exc:
             raise UpstreamTruncated("the provider's connection broke before its answer was complete") from exc
@@ -149,14 +151,20 @@ class HttpxExchange:
         slot, self._slot = self._slot, None
         try:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                # Bytes behind an answer would be taken for the next one: the library keeps them, and the connection.
-                unasked = bool(self._connection._h11_state.trailing_data[0])
+                await self._drop_if_unasked()
                 await self._response.aclose()
-                if unasked:
-                    await self._connection.aclose()
                 await self._unwind()
         finally:
             self._limiter.release_on_behalf_of(slot)
+
+    async def _drop_if_unasked(self) -> None:
+        """Close a connection with bytes behind the answer: the library keeps both, for the next answer.
+
+        Once the answer has ended the connection may serve another request, and what is behind is that one's.
+        """
+        connection = self._connection
+        if connection._request_count == self._number and connection._h11_state.trailing_data[0]:
+            await connection.aclose()
 
     async def _unwind(self) -> None:
         """Run the library's four nested generators to their end; closing the outer one leaves them to the GC.
