@@ -122,15 +122,17 @@ async def test_a_caller_that_takes_nothing_is_cut():
 
 
 async def test_whoever_leaves_late_takes_nobody_else_along():
-    """A caller that was cut is left by its task a turn later: a connection that has its number by then is still read."""
+    """A caller that was cut is left by its task a turn later: whoever has its socket's number by then is still read."""
     with trio.fail_after(10):
         async with _reactor() as reactor:
             reader, near = await _pair()
             caller, far = await _pair()
             cut = reactor.add(near.socket, caller=True, stall_s=0.2)
+            gone = trio.Event()
+            cut.on_gone = gone.set
             cut.write(b"x" * 20_000_000)
-            while not cut.closed:
-                await trio.sleep(0.01)
+            await gone.wait()
+            assert cut.closed
             with far.socket:
                 os.dup2(far.socket.fileno(), cut.fd, inheritable=False)
             accepted = reactor.add(trio.socket.from_stdlib_socket(socket.socket(fileno=cut.fd)), caller=True)
