@@ -1,5 +1,7 @@
 """The reactor on real sockets: what it relays without a task, where it stops, and what it does when time passes."""
 
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -117,6 +119,30 @@ async def test_a_caller_that_takes_nothing_is_cut():
                 await told.wait()
                 assert 0.1 < trio.current_time() - started_s < 2
                 assert target.closed
+
+
+async def test_whoever_leaves_late_takes_nobody_else_along():
+    """A caller that was cut is left by its task a turn later: whoever has its socket's number by then is still read."""
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            reader, near = await _pair()
+            caller, far = await _pair()
+            cut = reactor.add(near.socket, caller=True, stall_s=0.2)
+            gone = trio.Event()
+            cut.on_gone = gone.set
+            cut.write(b"x" * 20_000_000)
+            await gone.wait()
+            assert cut.closed
+            with far.socket:
+                os.dup2(far.socket.fileno(), cut.fd, inheritable=False)
+            accepted = reactor.add(trio.socket.from_stdlib_socket(socket.socket(fileno=cut.fd)), caller=True)
+            assert accepted.fd == cut.fd
+            cut.detach()
+            async with reader, caller:
+                await caller.send_all(b"hello")
+                await accepted.receive_ready()
+                assert accepted.take() == b"hello"
+            accepted.close()
 
 
 async def test_deadlines_fire_in_their_order():
