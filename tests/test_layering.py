@@ -41,7 +41,7 @@ LAYERS: dict[str, set[str]] = {
     "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
     "commons": BOTTOM | {"accounts", "audit", "cache", "config", "limits", "redis_link", "telemetry", "workers"},
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
-    "holdings": PURE_CORE | {"cache", "limits", "routing", "tokens"},
+    "holdings": BOTTOM | {"cache", "limits", "routing"},
     "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
     # It walks the way of a request beside the gateway: what the gateway imports for that, it imports, too.
     "explaining": PURE_CORE
@@ -60,7 +60,7 @@ LAYERS: dict[str, set[str]] = {
         "upstream",
     },
     "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
-    "intake": PURE_CORE | {"config", "limits"},
+    "intake": PURE_CORE | {"config", "limits", "tokens"},
     "ledger": BOTTOM | {"audit", "routing", "telemetry"},
     "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "holdings", "ledger"},
     "settlement": PURE_CORE | {"permit", "tokens"},

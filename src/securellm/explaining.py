@@ -19,8 +19,8 @@ from securellm.candidates import candidates_of, most_of
 from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
-from securellm.holdings import Most, estimate_use_tokens
-from securellm.intake import check_head, peek_body, read_body, weigh_body
+from securellm.holdings import Most
+from securellm.intake import check_head, estimate_use_tokens, peek_body, read_body, weigh_body
 from securellm.limits.in_flight import InFlightBytes
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
@@ -229,7 +229,7 @@ class _Steps:
         body = await read_body(call, charge, serving.config.server)
         peeked = self.peeked = await peek_body(call.endpoint, body)
         route = candidates_of(serving, self._caller, call, peeked.model)
-        self.tokens = await estimate_use_tokens(body, peeked)
+        self.tokens = await estimate_use_tokens(call.endpoint, body, peeked)
         self.limits = self._limits_of(route, self.tokens)
         weight = await weigh_body(call.endpoint, body)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)

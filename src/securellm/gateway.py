@@ -31,7 +31,7 @@ from securellm.errors import (
     ShuttingDown,
 )
 from securellm.holdings import Holdings
-from securellm.intake import check_head, check_hop, peek_body, read_body, weigh_body
+from securellm.intake import check_head, check_hop, estimate_use_tokens, peek_body, read_body, weigh_body
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
@@ -144,7 +144,8 @@ class Gateway:
             body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_body(call.endpoint, body)
             route = candidates_of(serving, caller, call, peeked.model)
-            await holdings.take(serving.limiter, caller, route.targets[0], body, peeked)
+            tokens = await estimate_use_tokens(call.endpoint, body, peeked)
+            await holdings.take(serving.limiter, caller, route.targets[0], tokens)
             if self._accounts.budgets(caller):
                 weight = await weigh_body(call.endpoint, body)
                 most = most_of(serving, call.endpoint, peeked, weight, route.targets)
@@ -216,6 +217,7 @@ class Gateway:
         priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
         priced = self._settle_holdings(permit, priced)
         permit.receipt = self._ledger.settle(permit.page, priced, permit.bodies.hashes)
+        permit.body = b""  # whoever still holds the permit need not hold what is charged to nobody any more
         return permit.receipt
 
     def _settle_holdings(self, permit: Permit, priced: Priced) -> Priced:

@@ -7,8 +7,6 @@ and calling again changes nothing. A refusal gives back what was taken before it
 import math
 from typing import NamedTuple
 
-import trio
-
 from securellm.cache.answers import Lead
 from securellm.chat import Caller, Headers, RequestId
 from securellm.errors import OverCapacity, RateLimited
@@ -16,12 +14,8 @@ from securellm.limits.budgets import Budgets, Reservation
 from securellm.limits.in_flight import Charge
 from securellm.limits.limiter import Hold, Limiter
 from securellm.routing import Target
-from securellm.tokens import estimate_request_tokens, estimate_tokens
-from securellm.wire.body import Peeked
 
 MOST_BYTES_A_TOKEN = 16  # of an answer, on average: text has four; beyond it a provider has ignored its bound
-LARGE_BYTES = 64 * 1024  # of a body that may be an image more than a text
-APART_BYTES = 1024 * 1024  # of a body that takes milliseconds to look through
 
 
 class Most(NamedTuple):
@@ -45,9 +39,9 @@ class Holdings:
         self.most_output_bytes: float = math.inf  # of an answer for which no more was reserved
         self.tokens = 0  # that the limits count until the real number is known
 
-    async def take(self, limiter: Limiter, caller: Caller, target: Target, body: bytes, peeked: Peeked) -> None:
+    async def take(self, limiter: Limiter, caller: Caller, target: Target, tokens: int) -> None:
         """Take the caller's share of the limits. Raises RateLimited, OverCapacity, LimitsUnavailable."""
-        self.tokens = await estimate_use_tokens(body, peeked)
+        self.tokens = tokens
         self.hold = await limiter.admit(caller, target.id, self.tokens)
 
     async def ask_provider(self, target: Target) -> RateLimited | OverCapacity | None:
@@ -75,18 +69,3 @@ class Holdings:
         if self.lead is not None:
             self.lead.abandon()
         self.settle(None, 0)
-
-
-async def estimate_use_tokens(body: bytes, peeked: Peeked) -> int:
-    """Tokens that a request may come to: those of its body, and as many of each answer as its caller allows."""
-    output = (peeked.max_output_tokens or 0) * peeked.n
-    return output + await _estimate_body_tokens(body)
-
-
-async def _estimate_body_tokens(body: bytes) -> int:
-    """A quarter of its bytes, images in it left out."""
-    if len(body) < LARGE_BYTES or b"base64" not in body:
-        return estimate_tokens(len(body))
-    if len(body) < APART_BYTES:
-        return estimate_request_tokens(body)
-    return await trio.to_thread.run_sync(estimate_request_tokens, body, abandon_on_cancel=True)

@@ -12,10 +12,13 @@ from securellm.chat import Call, Endpoint
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.limits.in_flight import Charge
+from securellm.tokens import estimate_tokens
 from securellm.wire.body import Peeked, check_headers, peek
 from securellm.wire.weight import Weight, weigh
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
+
+LARGE_BYTES = 64 * 1024  # of a body that may be an image more than a text
 
 # Each of these threads keeps the interpreter's lock from the loop for some milliseconds: few at a time.
 _apart = trio.CapacityLimiter(2)
@@ -92,6 +95,17 @@ async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
     if len(body) < PEEK_APART_BYTES:
         return weigh(endpoint, body)
     return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
+
+
+async def estimate_use_tokens(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+    """Tokens that a request may come to, for limits: those of its body, and of each answer as many as may be.
+
+    A quarter of the body's bytes, of which images are left out; what limits count is trued up afterwards.
+    """
+    size_bytes = len(body)
+    if size_bytes >= LARGE_BYTES and b"base64" in body:
+        size_bytes = (await weigh_body(endpoint, body)).input_tokens
+    return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:

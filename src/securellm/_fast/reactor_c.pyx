@@ -150,7 +150,8 @@ cdef class Reactor:
             c_close(self._timer)
 
     def __repr__(self):
-        return f"<Reactor channels={len(self._channels)} timers={len(self._heap)} wakes={self.wakes} events={self.events}>"
+        held = f"channels={len(self._channels)} timers={len(self._heap)}"
+        return f"<Reactor {held} wakes={self.wakes} events={self.events}>"
 
     def __len__(self):
         return len(self._channels)
@@ -190,11 +191,11 @@ cdef class Reactor:
         cdef double begun_s = _now_s()
         cdef double now_s = begun_s
         cdef int64_t woken = self.woken
-        cdef int rounds, found, wait_ms
+        cdef int _round, found, wait_ms
         fds[0].fd = self._epoll
         fds[1].fd = self._trio_epoll
         fds[0].events = fds[1].events = POLLIN
-        for rounds in range(MAX_ROUNDS):
+        for _round in range(MAX_ROUNDS):
             wait_ms = min(LINGER_MS, <int>((begun_s + timeout_s - now_s) * 1000))
             if wait_ms <= 0:
                 break
@@ -344,8 +345,9 @@ cdef class Reactor:
             child = 2 * index + 1
             if child >= count:
                 break
-            if child + 1 < count and (<Channel>self._heap[child + 1])._heap_at_s < (<Channel>self._heap[child])._heap_at_s:
-                child += 1
+            if child + 1 < count:
+                if (<Channel>self._heap[child + 1])._heap_at_s < (<Channel>self._heap[child])._heap_at_s:
+                    child += 1
             below = <Channel>self._heap[child]
             if channel._heap_at_s <= below._heap_at_s:
                 break
@@ -718,8 +720,8 @@ cdef class Channel:
     async def relay(self, Channel target not None, decoder, feed):
         """Pass on what is read here, as chunks, to `target`, until there is something to decide; then return.
 
-        `decoder.feed` undoes the framing and says how much it took, `decoder.done` that the body has ended; `feed` says what the caller gets
-        for the bytes, or None when the task must look. Of that read, nothing has been passed on then. Raises what
+        `decoder.feed` undoes the framing and says how much it took, `decoder.done` that the body has ended; `feed` says
+        what the caller gets for the bytes, or None when the task must look. Of that read, nothing has been passed on then. Raises what
         `decoder` raises.
         """
         cdef bytes data = self._inbox

@@ -7,6 +7,7 @@ refused. What is printed at the start goes to standard output, the log to standa
 import gc
 import logging
 import shlex
+import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
@@ -202,6 +203,11 @@ def _open_and_serve(
         place = start.place if start is not None else ALONE
 
         async def body(opened: "Runtime") -> None:
+            if start is not None:
+                # From here on the supervisor's link says when to stop. A signal to the whole group may come when this
+                # worker has finished already, and would make of that a violent death.
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(number, signal.SIG_IGN)
             with open_admin_sockets(config, first=place.first) as admin:
                 await server.serve(
                     opened, sockets=sockets, lane=lane, admin=admin, load=load, link=link, task_status=status
