@@ -73,7 +73,8 @@ async def serving(
         },
         "telemetry": {"metrics_public": True},
     }
-    settings["rate_limit"] = {"openai_rpm": 0, **settings.get("rate_limit", {})}  # the default is less than is asked here
+    # More is asked here than the provider's default rate allows.
+    settings["rate_limit"] = {"openai_rpm": 0, **settings.get("rate_limit", {})}
     (folder / "config.toml").write_text(encode_toml({**sections, **settings}))
     places = {"CONFIG_PATH": str(folder / "config.toml"), "OPENAI_KEY": "sk-x", "API_KEYS": KEY}
     provider.default = SAID
