@@ -721,8 +721,8 @@ cdef class Channel:
         """Pass on what is read here, as chunks, to `target`, until there is something to decide; then return.
 
         `decoder.feed` undoes the framing and says how much it took, `decoder.done` that the body has ended; `feed` says
-        what the caller gets for the bytes, or None when the task must look. Of that read, nothing has been passed on then. Raises what
-        `decoder` raises.
+        what the caller gets for the bytes, or None when the task must look. Of that read, nothing has been passed on
+        then. Raises what `decoder` raises.
         """
         cdef bytes data = self._inbox
         if self.eof or self.expired or self.closed or decoder.done:
