@@ -134,7 +134,9 @@ def test_images_count_as_nothing() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["o200k_base", None])
-@pytest.mark.parametrize("odd", [b'"temperature":1e999', b'"x":' + b"[" * 50_000 + b"]" * 50_000], ids=["number", "depth"])
+@pytest.mark.parametrize(
+    "odd", [b'"temperature":1e999', b'"x":' + b"[" * 50_000 + b"]" * 50_000], ids=["number", "depth"]
+)
 def test_what_cannot_be_decoded_is_estimated(encoding: str | None, odd: bytes) -> None:
     """A body that is JSON, but more than can be held, has an estimate by its size."""
     body = b'{"model":"m","messages":[],' + odd + b"}"
