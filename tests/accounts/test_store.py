@@ -133,12 +133,14 @@ def test_another_file_in_its_place_is_read(tmp_path: Path) -> None:
 
 def test_another_pepper_is_an_outage(tmp_path: Path) -> None:
     """With a pepper that the keys were not made with nothing is told of them, and nothing is kept under it."""
-    minted = _create(Store(_config(tmp_path)))
+    store, other = Store(_config(tmp_path)), Store(_config(tmp_path))
+    minted = _create(store)
+    store.close()
     (tmp_path / "state" / "pepper").write_text("another pepper of some length")
     with pytest.raises(StoreUnavailable, match=r"the pepper is not the one that the keys in .*models\.db"):
         _read(_config(tmp_path))
     with pytest.raises(StoreUnavailable, match="pepper"):
-        _create(Store(_config(tmp_path)))
+        _create(other)
     (tmp_path / "state" / "pepper").unlink()
     with pytest.raises(StoreUnavailable, match="pepper"):
         _read(_config(tmp_path))

@@ -37,7 +37,8 @@ def main(how: str, workers: int, folder: Path) -> int:
         slot = start.place.slot
         with (folder / "starts").open("a") as starts:
             starts.write(f"{slot} {os.getpid()} {start.config.epoch}\n")
-        is_first = (folder / "starts").read_text().count(f"{slot} ") == 1
+        slots = [line.split()[0] for line in (folder / "starts").read_text().splitlines()]
+        is_first = slots.count(str(slot)) == 1
         return _do(first if first and is_first else later, start, folder)
 
     def load() -> Config:
