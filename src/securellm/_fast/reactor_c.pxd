@@ -11,16 +11,19 @@ cdef class Reactor:
     cdef double _polled_s
     cdef dict _channels
     cdef list _heap
-    cdef int _relaying
-    cdef int _trio_epoll
-    cdef object _token
+    cdef bint _as_task
+    cdef object _trio  # what runs it; None while a task of its waits
+    cdef int _trio_fd
+    cdef bint _trio_has_something
     cdef object _scope
     cdef object _failure
     cdef readonly int64_t woken
     cdef readonly int64_t wakes
     cdef readonly int64_t events
 
-    cdef int _linger(self, double timeout_s) except -1
+    cdef int _watch_trio(self, int fd) except -1
+    cdef int _wait(self, double timeout_s) except -1
+    cdef int _poll(self, int wait_ms) except -1
     cdef int _arm(self, Channel channel, uint32_t mask) except -1
     cdef int _forget(self, Channel channel) except -1
     cdef int _schedule(self, Channel channel) except -1

@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
-"""The reactor of the express lane: all its sockets in one epoll of their own, for which one Trio task waits.
+"""The reactor of the express lane: all its sockets in one epoll of their own, which waits in Trio's place.
 
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
@@ -15,10 +15,11 @@ decide; what needs no decision is done on the spot: reading ahead, writing what 
 - TLS is an SSLObject with its two BIOs, whose handshake was made elsewhere. Reading stops when the BIO is empty: the
   exception that says so costs more than the decryption.
 
-While streams are relayed, the reactor waits in Trio's place: as an instrument it is called when Trio is about to wait,
-and polls its own epoll and Trio's together. A chunk that is passed on then costs no turn of Trio's loop, which would be
-several times the chunk. It gives way as soon as Trio has anything to do, when a task is woken, and when nothing has
-happened for a few milliseconds. Trio's epoll is private to it; where it is not found, the streams go the slower way.
+As an instrument, the reactor is called when Trio is about to wait, and waits itself: its epoll has Trio's in it. A chunk
+that is passed on then costs no turn of Trio's loop, which would be several times the chunk, and a request no turn of a
+task that watches sockets. It gives way when Trio has anything to do, when a task was woken, and when Trio would have
+stopped waiting; Trio's own wait is then made to end at once. Trio's epoll is private to it: where it is not found, and
+where another reactor has that place, a task of Trio's waits for the sockets.
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.
@@ -39,6 +40,7 @@ from securellm.errors import SecureLLMError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
+from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
@@ -68,14 +70,6 @@ cdef extern from "<sys/timerfd.h>" nogil:
     int TFD_CLOEXEC
     int TFD_TIMER_ABSTIME
 
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int c_poll "poll"(pollfd *, unsigned long, int)
-    short POLLIN
-
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         void *ptr
@@ -93,9 +87,8 @@ DEF READ_BYTES = 65536
 DEF MAX_EVENTS = 256
 DEF STALL_SLICE_BYTES = 65536
 DEF TLS_SLICE_BYTES = 65536
+DEF MANY = 3  # so many at once, and more has come meanwhile, most likely; a look costs less than waiting for it
 
-LINGER_MS = 3  # how long the reactor waits for the next chunk in Trio's place: as late as Trio's timers may be by it
-MAX_ROUNDS = 64  # of these, before Trio has its turn
 MAX_READ_AHEAD_BYTES = 65536  # read and not taken: with more, reading stops, and the far side feels it
 
 cdef enum Waits:
@@ -123,13 +116,14 @@ cdef inline double _now_s() noexcept nogil:
 
 
 cdef class Reactor:
-    """Serves its channels while `run` runs. Made within a Trio run."""
+    """Serves its channels while `run` runs. Made within a Trio run; `as_task` waits by a task of Trio's in any case."""
 
     def __cinit__(self):
         self._epoll = self._timer = -1
 
-    def __init__(self):
+    def __init__(self, *, bint as_task=False):
         cdef epoll_event event
+        self._as_task = as_task
         self._epoll = epoll_create1(EPOLL_CLOEXEC)
         self._timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC)
         if self._epoll < 0 or self._timer < 0:
@@ -162,76 +156,99 @@ cdef class Reactor:
 
     async def run(self):
         """Serve until cancelled. What goes wrong in here is raised."""
-        self._trio_epoll = _epoll_of_trio()
-        self._token = trio.lowlevel.current_trio_token()
+        self._trio = None if self._as_task else _trio_to_stand_in_for()
+        if self._trio is None:
+            while True:
+                await _wait_readable(self._epoll)
+                if self._poll(0) > MANY:
+                    self._poll(0)
+        self._watch_trio(self._trio.io_manager._epoll.fileno())
         trio.lowlevel.add_instrument(self)
         try:
             with trio.CancelScope() as self._scope:
-                while True:
-                    await _wait_readable(self._epoll)
-                    if self.poll() > 3:  # more has come meanwhile, most likely; a look costs less than waiting for it
-                        self.poll()
+                await trio.sleep_forever()
             if self._failure is not None:
                 raise self._failure
         finally:
             trio.lowlevel.remove_instrument(self)
+            epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._trio_fd, NULL)
+            self._trio = None
 
-    def before_io_wait(self, double timeout_s):
-        """Trio is about to wait for so long: while streams are relayed, do so in its place."""
-        if self._relaying and timeout_s > 0 and self._trio_epoll >= 0:
-            try:
-                self._linger(timeout_s)
-            except BaseException as error:  # Trio would drop the instrument and go on
-                self._failure = error
-                self._scope.cancel()
-                self._token.run_sync_soon(_nothing)
-
-    cdef int _linger(self, double timeout_s) except -1:
-        cdef pollfd fds[2]
-        cdef double begun_s = _now_s()
-        cdef double now_s = begun_s
-        cdef int64_t woken = self.woken
-        cdef int _round, found, wait_ms
-        fds[0].fd = self._epoll
-        fds[1].fd = self._trio_epoll
-        fds[0].events = fds[1].events = POLLIN
-        for _round in range(MAX_ROUNDS):
-            wait_ms = min(LINGER_MS, <int>((begun_s + timeout_s - now_s) * 1000))
-            if wait_ms <= 0:
-                break
-            fds[0].revents = fds[1].revents = 0
-            with nogil:
-                found = c_poll(fds, 2, wait_ms)
-            if found <= 0 or not fds[0].revents & POLLIN:
-                break  # nothing, a signal, or Trio's own
-            self.poll()
-            if self.woken != woken:
-                break
-            now_s = _now_s()
-        if self.woken != woken or now_s - begun_s > 3 * LINGER_MS * 1e-3:
-            self._token.run_sync_soon(_nothing, idempotent=True)  # Trio would wait for the whole of its time now
+    cdef int _watch_trio(self, int fd) except -1:
+        cdef epoll_event event
+        event.events = EPOLLIN
+        event.data.ptr = <void *>self
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+            raise OSError(errno, "Trio's epoll cannot be watched")
+        self._trio_fd = fd
         return 0
 
-    def poll(self):
-        """Do everything that can be done now; returns how many channels had something."""
+    def before_io_wait(self, double timeout_s):
+        """Trio is about to wait for so long, or only to look: do so in its place."""
+        try:
+            self._wait(timeout_s)
+        except BaseException as error:  # Trio would drop the instrument and go on
+            self._failure = error
+            self._scope.cancel()
+            self._trio.io_manager.force_wakeup()
+
+    cdef int _wait(self, double timeout_s) except -1:
+        cdef int64_t woken = self.woken
+        cdef double end_s = _now_s() + timeout_s
+        cdef int wait_ms = <int>ceil(timeout_s * 1000)
+        self._trio_has_something = False
+        while True:
+            if self._poll(wait_ms) > MANY and self.woken != woken:
+                self._poll(0)
+            if wait_ms == 0 or self._trio_has_something:
+                return 0  # Trio's own look will end at once
+            if self.woken != woken:
+                break
+            timeout_s = end_s - _now_s()
+            if timeout_s <= 0:
+                if self._trio.waiting_for_idle or self._trio.clock_autojump_threshold < FOREVER:
+                    return 0  # it has to see for itself that nothing happens (in tests)
+                break
+            wait_ms = <int>ceil(timeout_s * 1000)
+        self._trio.io_manager.force_wakeup()  # it would wait for the whole of its time now
+        return 0
+
+    cdef int _poll(self, int wait_ms) except -1:
+        """Do everything that can be done once there is anything, or the time has passed; returns how much there was."""
         cdef epoll_event events[MAX_EVENTS]
-        cdef int count, index
+        cdef int count, index, failed = 0
+        cdef int epoll = self._epoll
         cdef uint32_t happened
         cdef bint timer = False
         cdef Channel channel
-        count = epoll_wait(self._epoll, events, MAX_EVENTS, 0)
+        if wait_ms == 0:
+            count = epoll_wait(epoll, events, MAX_EVENTS, 0)
+            failed = errno
+        else:
+            with nogil:
+                count = epoll_wait(epoll, events, MAX_EVENTS, wait_ms)
+                failed = errno
         if count < 0:
-            if errno == EINTR:
-                return 0
-            raise OSError(errno, "epoll_wait")
+            if failed != EINTR:
+                raise OSError(failed, "epoll_wait")
+            self.woken += 1  # whoever handles the signal must get to it
+            return 0
         self.wakes += 1
         self.events += count
         self._polled_s = _now_s() + self._offset_s
         # References first: what one channel does may close another.
-        batch = [<Channel>events[index].data.ptr if events[index].data.ptr != NULL else None for index in range(count)]
+        batch = []
+        for index in range(count):
+            if events[index].data.ptr == NULL:
+                timer = True
+                batch.append(None)
+            elif events[index].data.ptr == <void *>self:
+                self._trio_has_something = True
+                batch.append(None)
+            else:
+                batch.append(<Channel>events[index].data.ptr)
         for index in range(count):
             if batch[index] is None:
-                timer = True
                 continue
             channel = <Channel>batch[index]
             happened = events[index].events
@@ -394,6 +411,7 @@ cdef class Reactor:
                 if channel._task is not None:
                     channel._wake()
                 elif channel.on_gone is not None and not channel._caller:
+                    self.woken += 1
                     channel.on_gone()
             if not channel.closed:
                 self._schedule(channel)
@@ -401,16 +419,17 @@ cdef class Reactor:
         return 0
 
 
-def _nothing():
-    """Only makes Trio look around."""
-
-
-cdef int _epoll_of_trio():
-    """Where Trio waits; -1 where that cannot be known."""
+cdef object _trio_to_stand_in_for():
+    """What runs Trio here; None where it is not as we know it, or where another reactor stands in for it."""
     try:
-        return trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager._epoll.fileno()
+        runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
+        runner.io_manager._epoll.fileno()
+        runner.io_manager.force_wakeup
+        runner.waiting_for_idle, runner.clock_autojump_threshold
+        instruments = runner.instruments.get("before_io_wait", ())
     except AttributeError:
-        return -1
+        return None
+    return None if any(isinstance(instrument, Reactor) for instrument in instruments) else runner
 
 
 cdef class Channel:
@@ -523,6 +542,7 @@ cdef class Channel:
         if self._waits == INPUT:
             self._wake()
         elif self.on_gone is not None and self._task is None and not self._caller:
+            self._reactor.woken += 1
             self.on_gone()  # bytes on a connection that nobody has asked anything
         return 0
 
@@ -731,7 +751,6 @@ cdef class Channel:
         self._feed = feed
         self._target = target
         target._source = self
-        self._reactor._relaying += 1
         try:
             if data:
                 self._inbox = b""
@@ -744,7 +763,6 @@ cdef class Channel:
             self._task = _current_task()
             await _wait_task_rescheduled(self._abort)
         finally:
-            self._reactor._relaying -= 1
             failure, self._failure = self._failure, None
             self._feed = self._decoder = self._target = None
             target._source = None
