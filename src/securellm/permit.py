@@ -125,6 +125,11 @@ class Permit:
         if self.collected is not None and len(self.collected) <= self.collects_bytes:
             self.collected += data
 
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether the bytes of the answer are wanted, and not only their number."""
+        return self.collected is not None or self.bodies.records
+
     def skip(self, target: Target, reason: str) -> None:
         """Note that a target was passed over, and why."""
         self.attempts.append(

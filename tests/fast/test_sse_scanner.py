@@ -330,7 +330,7 @@ def test_a_long_line_and_many_events(twin: ModuleType) -> None:
     long = b'data: {"choices":[{"delta":{"content":"%s"}}]}\n\n' % (b"x" * 1_000_000)
     stream = OPENINGS[Dialect.OPENAI] + long + PLAIN[Dialect.OPENAI][0] * 1000
     passed = b"".join(relay.feed(stream[at : at + 65_536]).data for at in range(0, len(stream), 65_536))
-    assert passed + relay._scanner.tail() == stream
+    assert passed + relay.scanner.tail() == stream
     assert relay.meter.output_bytes == 1_000_000 + 1000 * 13
     assert relay.meter.semantic_events == 1001
 

@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from securellm._fast.sse_c cimport StreamScanner
+
 
 cdef class Reactor:
     cdef int _epoll
@@ -32,6 +34,17 @@ cdef class Reactor:
     cdef int _up(self, Py_ssize_t index) except -1
     cdef int _down(self, Py_ssize_t index) except -1
     cdef int _unschedule(self, Channel channel) except -1
+
+
+cdef class PlainFeed:
+    cdef StreamScanner _scanner
+    cdef object _upstream
+    cdef object _meter
+    cdef object _permit
+    cdef double _idle_s
+    cdef double _most_output_bytes
+
+    cdef bytes take(self, bytes data, double now_s)
 
 
 cdef class Channel:

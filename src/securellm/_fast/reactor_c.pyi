@@ -3,6 +3,10 @@ from typing import Protocol
 
 import trio
 
+from securellm._fast.sse_py import StreamScanner
+from securellm.chat import Meter
+from securellm.permit import Permit
+
 MAX_READ_AHEAD_BYTES: int
 
 class Decoder(Protocol):
@@ -26,6 +30,25 @@ class Reactor:
         caller: bool = False,
         stall_s: float = ...,
     ) -> Channel: ...
+
+class Relaying(Protocol):
+    """What `PlainFeed` counts in: an `upstream.stream.Upstream`."""
+
+    idle_deadline_s: float
+
+    @property
+    def meter(self) -> Meter: ...
+    @property
+    def permit(self) -> Permit: ...
+    @property
+    def idle_s(self) -> float: ...
+    @property
+    def most_output_bytes(self) -> float: ...
+    def feed(self, data: bytes, now_s: float) -> bytes | None: ...
+
+class PlainFeed:
+    def __init__(self, scanner: StreamScanner, upstream: Relaying) -> None: ...
+    def __call__(self, data: bytes, now_s: float) -> bytes | None: ...
 
 class Channel:
     socket: trio.socket.SocketType

@@ -48,6 +48,9 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close as c_close
 from posix.unistd cimport read as c_read
 
+from securellm._fast.plain_events cimport Said
+from securellm._fast.sse_c cimport StreamScanner
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
@@ -432,6 +435,41 @@ cdef object _trio_to_stand_in_for():
     return None if any(isinstance(instrument, Reactor) for instrument in instruments) else runner
 
 
+cdef class PlainFeed:
+    """As `upstream.feed`; a read that only says more text is counted here, with the same effect and no call of Python.
+
+    `scanner` is the upstream's own (`plain_scanner`).
+    """
+
+    def __init__(self, StreamScanner scanner not None, upstream):
+        self._scanner = scanner
+        self._upstream = upstream
+        self._meter = upstream.meter
+        self._permit = upstream.permit
+        self._idle_s = upstream.idle_s
+        self._most_output_bytes = upstream.most_output_bytes
+
+    def __call__(self, bytes data not None, double now_s):
+        return self.take(data, now_s)
+
+    cdef bytes take(self, bytes data, double now_s):
+        cdef Said said
+        cdef long long output_bytes
+        if not self._scanner.passes(data, &said) or said.sequence_number >= 0:
+            return self._upstream.feed(data, now_s)
+        if said.semantic_events:
+            output_bytes = <long long>self._meter.output_bytes + said.output_bytes
+            if output_bytes > self._most_output_bytes:
+                return self._upstream.feed(data, now_s)  # which refuses it
+            self._meter.output_bytes = output_bytes
+            self._meter.semantic_events += said.semantic_events
+            self._upstream.idle_deadline_s = now_s + self._idle_s
+        elif said.output_bytes:
+            return self._upstream.feed(data, now_s)
+        self._permit.bytes_out += PyBytes_GET_SIZE(data)
+        return data
+
+
 cdef class Channel:
     """One socket. Made by `Reactor.add`; whoever has it closes it.
 
@@ -740,9 +778,9 @@ cdef class Channel:
     async def relay(self, Channel target not None, decoder, feed):
         """Pass on what is read here, as chunks, to `target`, until there is something to decide; then return.
 
-        `decoder.feed` undoes the framing and says how much it took, `decoder.done` that the body has ended; `feed` says
-        what the caller gets for the bytes, or None when the task must look. Of that read, nothing has been passed on
-        then. Raises what `decoder` raises.
+        `decoder.feed` undoes the framing and says how much it took, `decoder.done` that the body has ended; `feed` (may
+        be a `PlainFeed`) says what the caller gets for the bytes, or None when the task must look. Of that read,
+        nothing has been passed on then. Raises what `decoder` raises.
         """
         cdef bytes data = self._inbox
         if self.eof or self.expired or self.closed or decoder.done:
@@ -782,7 +820,10 @@ cdef class Channel:
         if end < size:
             self._inbox = data[end:]  # behind the end of the body
         if payload:
-            data = self._feed(payload, self._reactor._polled_s)
+            if type(self._feed) is PlainFeed:
+                data = (<PlainFeed>self._feed).take(payload, self._reactor._polled_s)
+            else:
+                data = self._feed(payload, self._reactor._polled_s)
             if data is None:
                 self._feed = None
                 return self._wake()

@@ -238,6 +238,27 @@ cdef class StreamScanner:
             if ends.at != ends.first:
                 free(ends.at)
 
+    cdef bint passes(self, bytes data, Said *said) noexcept:
+        cdef SSESplitter splitter = self._splitter
+        cdef const char *at = PyBytes_AS_STRING(data)
+        cdef Py_ssize_t left = PyBytes_GET_SIZE(data)
+        cdef Py_ssize_t length
+        if splitter._first or splitter._seen_cr or self._flags & HOLDING or len(splitter._pending):
+            return False
+        if left > splitter._max_event_bytes or memchr(at, c"\r", left) != NULL:
+            return False
+        said.semantic_events = said.output_bytes = 0
+        said.sequence_number = -1
+        while left:
+            length = _find_blank(at, left, 0) + 2 if at[0] != c"\n" else 1
+            if length == 1 and at[0] != c"\n":
+                return False  # unfinished
+            if _plain(self._dialect, at, length, False, self._flags & IDENTIFIED, said) == DOUBTFUL:
+                return False
+            at += length
+            left -= length
+        return True
+
     cdef object _show(self, object reader, bytes data, Ends *ends, bint first):
         """Read all events of `data`, and say what becomes of them."""
         cdef const char *buffer = PyBytes_AS_STRING(data)

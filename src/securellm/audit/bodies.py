@@ -23,6 +23,11 @@ class Bodies:
         self._answer = Kept(mode)
         self._sealed: Hashes | None = None
 
+    @property
+    def records(self) -> bool:
+        """Whether anything of the bodies is recorded."""
+        return self._mode != "none"
+
     def answered(self, data: bytes) -> None:
         """The next bytes of the answer, as the caller gets them."""
         if self._mode != "none" and data:

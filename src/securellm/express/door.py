@@ -18,7 +18,7 @@ import trio
 from hypercorn.utils import parse_socket_addr
 
 from securellm._fast import http1
-from securellm._fast.reactor_c import Channel, Reactor
+from securellm._fast.reactor_c import Channel, PlainFeed, Reactor
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
 from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
@@ -247,9 +247,11 @@ class Door:
 
     async def _relay_apart(self, exchange: NativeExchange, upstream: Upstream) -> None:
         """Let the reactor relay until there is something to decide."""
+        scanner = upstream.plain_scanner
+        feed = upstream.feed if scanner is None else PlainFeed(scanner, upstream)
         with upstream.waiting():
             due_s = upstream.due_s
-            while await exchange.relay(self._channel, upstream.feed, until_s=due_s) and upstream.due_s > due_s:
+            while await exchange.relay(self._channel, feed, until_s=due_s) and upstream.due_s > due_s:
                 due_s = upstream.due_s
 
     def _complete(self, head: http1.RequestHead, call: Call, headers: Headers, whole: bool) -> bool:

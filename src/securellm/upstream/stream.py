@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import trio
 
+from securellm._fast import sse
 from securellm.chat import Headers, Outcome, Relay, Relayed, Status
 from securellm.errors import (
     BudgetExceeded,
@@ -31,6 +32,7 @@ from securellm.upstream.client import Exchange
 from securellm.upstream.origins import Origin
 from securellm.upstream.pump import Pump
 from securellm.wire.heartbeat import heartbeat
+from securellm.wire.scan import ScanningRelay
 
 _log = logging.getLogger("securellm.upstream")
 
@@ -67,17 +69,18 @@ class Upstream:
         self.status = status
         self.headers = headers
         self.outcome = Outcome(Status.CANCELLED, status)  # until the last pull says otherwise
-        self._permit = permit
+        self.permit = permit
         self._exchange = exchange
+        self.meter = relay.meter
         self._relay = relay
         self._first: Relayed | None = first
         self._origin = origin
-        self._idle_s = idle_s
+        self.idle_s = idle_s
         self._deadline_s = deadline_s
         self._deadline_from = deadline_from  # the setting that set it
-        self._idle_deadline_s = trio.current_time() + idle_s
+        self.idle_deadline_s = trio.current_time() + idle_s
         self._heartbeat_s = heartbeat_s or math.inf
-        self._most_output_bytes = permit.holdings.most_output_bytes
+        self.most_output_bytes = permit.holdings.most_output_bytes
         self._pump = Pump(exchange) if heartbeat_s else None
         self._failure: Exception | None = None  # of `feed`
 
@@ -108,11 +111,11 @@ class Upstream:
         except SecureLLMError as error:
             return self._cut(error)
         except Exception as defect:  # ours; the caller's stream still ends in an error event
-            _log.error("relaying request %s failed: %s", self._permit.request_id, describe_fault(defect))
+            _log.error("relaying request %s failed: %s", self.permit.request_id, describe_fault(defect))
             return self._cut(InternalError("internal error; the log has it under the request's id"))
         failure = self._relay.failure
         if failure is None:
-            self._permit.complete = True
+            self.permit.complete = True
             self.outcome = Outcome(Status.SUCCESS, self.status)
         else:
             self._origin.cut_short(failure.code)
@@ -125,9 +128,19 @@ class Upstream:
         return self._exchange if self._pump is None else None
 
     @property
+    def plain_scanner(self) -> sse.StreamScanner | None:
+        """What knows a read that only says more text: a lane may count it itself, as `feed` does, and pass it on.
+
+        None where every read must be given to `feed`.
+        """
+        if not isinstance(self._relay, ScanningRelay) or self.permit.keeps_answer:
+            return None
+        return self._relay.scanner
+
+    @property
     def due_s(self) -> float:
         """When `pull` must be called at the latest, on Trio's clock, unless `feed` moves it later."""
-        return min(self._idle_deadline_s, self._deadline_s)
+        return min(self.idle_deadline_s, self._deadline_s)
 
     def feed(self, data: bytes, now_s: float) -> bytes | None:
         """What bytes of the body that a lane has read become; None when only `pull` can say. Never waits."""
@@ -140,12 +153,12 @@ class Upstream:
         if relay.terminal or relay.failure is not None:
             self._first = relayed
             return None
-        self._permit.answered(relayed.data)
+        self.permit.answered(relayed.data)
         return relayed.data
 
     def waiting(self) -> trio.CancelScope:
         """A scope for a lane that waits beside `feed`: it is cancelled when the request is ended from outside."""
-        return self._permit.waiting_under(trio.CancelScope())
+        return self.permit.waiting_under(trio.CancelScope())
 
     def unrecorded(self, error: SecureLLMError) -> bytes:
         """The error event that stands in for the held bytes when their record is not durable."""
@@ -158,13 +171,13 @@ class Upstream:
         if self._first is not None:
             first, self._first = self._first, None
             return first
-        deadline_s = min(self._idle_deadline_s, self._deadline_s)
+        deadline_s = min(self.idle_deadline_s, self._deadline_s)
         beat_s = trio.current_time() + self._heartbeat_s
-        with self._permit.waiting_under(trio.CancelScope(deadline=min(deadline_s, beat_s))) as scope:
+        with self.permit.waiting_under(trio.CancelScope(deadline=min(deadline_s, beat_s))) as scope:
             data = await self._receive()
         if scope.cancelled_caught:
-            if beat_s < deadline_s and self._permit.interruption is None:
-                return Relayed(heartbeat(self._permit.endpoint.dialect))
+            if beat_s < deadline_s and self.permit.interruption is None:
+                return Relayed(heartbeat(self.permit.endpoint.dialect))
             raise self._interruption()
         if not data:
             return None
@@ -173,8 +186,8 @@ class Upstream:
     def _feed(self, data: bytes, now_s: float) -> Relayed:
         relayed = self._relay.feed(data)
         if relayed.semantic:
-            self._idle_deadline_s = now_s + self._idle_s
-            if self._relay.meter.output_bytes > self._most_output_bytes:
+            self.idle_deadline_s = now_s + self.idle_s
+            if self._relay.meter.output_bytes > self.most_output_bytes:
                 raise BudgetExceeded("the provider sends more than what was reserved of the budget for this answer")
         return relayed
 
@@ -194,11 +207,11 @@ class Upstream:
         return tail
 
     def _interruption(self) -> SecureLLMError:
-        if self._permit.interruption is not None:
-            return self._permit.interruption
-        if self._deadline_s <= self._idle_deadline_s:
+        if self.permit.interruption is not None:
+            return self.permit.interruption
+        if self._deadline_s <= self.idle_deadline_s:
             return TotalTimeout(f"the time for the whole request ({self._deadline_from}) passed amid the answer")
-        return IdleTimeout(f"the provider sent nothing of meaning for {self._idle_s:g} s (timeouts.idle_s)")
+        return IdleTimeout(f"the provider sent nothing of meaning for {self.idle_s:g} s (timeouts.idle_s)")
 
     def _cut(self, error: SecureLLMError) -> Pulled:
         if isinstance(error, ProviderError):
@@ -207,8 +220,8 @@ class Upstream:
         return self._pulled(b"", self._relay.fail(error), last=True, abort=True)
 
     def _pulled(self, data: bytes, held: bytes = b"", *, last: bool = False, abort: bool = False) -> Pulled:
-        self._permit.answered(data)
-        self._permit.answered(held)
+        self.permit.answered(data)
+        self.permit.answered(held)
         return Pulled(data, held, last, abort)
 
 

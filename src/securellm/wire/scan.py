@@ -46,24 +46,24 @@ class ScanningRelay(abc.ABC):
         self.meter = Meter()
         self.terminal = False
         self.failure: ProviderError | None = None
-        self._scanner = scanner(self.dialect.value)
+        self.scanner = scanner(self.dialect.value)
         self._hide_usage = hide_usage
         self._request_id = request_id
         self._model = model
         self._created_s = created_s
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} terminal={self.terminal} failure={self.failure!r} {self._scanner!r}>"
+        return f"<{type(self).__name__} terminal={self.terminal} failure={self.failure!r} {self.scanner!r}>"
 
     def feed(self, data: bytes) -> Relayed:
         """Take the next bytes of a stream, cut anywhere. Raises UpstreamInvalid."""
-        return self._scanner.feed(self, data)
+        return self.scanner.feed(self, data)
 
     def end(self) -> Relayed:
         """The provider's stream is over. Raises UpstreamTruncated when no terminal or error event has passed."""
         if self._holding():
             return Relayed()
-        tail = self._scanner.tail()
+        tail = self.scanner.tail()
         last = parse_event(tail)
         if last.data is not None and self._is_last(last):
             self.see(last)
