@@ -1,12 +1,14 @@
 """The reactor on real sockets: what it relays without a task, where it stops, and what it does when time passes."""
 
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
+import trio.testing
 
 from securellm._fast import http1
 from securellm.errors import UpstreamInvalid
@@ -17,10 +19,10 @@ HELD_BYTES = 256 * 1024  # what the relay may hold of one stream
 
 
 @asynccontextmanager
-async def _reactor() -> AsyncIterator[object]:
+async def _reactor(*, as_task: bool = False) -> AsyncIterator[object]:
     from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
 
-    reactor = Reactor()
+    reactor = Reactor(as_task=as_task)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reactor.run)
         yield reactor
@@ -48,10 +50,14 @@ async def _read(stream: trio.SocketStream, size: int) -> bytes:
     return data
 
 
-async def test_a_relay_needs_no_task_in_the_middle():
+WAYS = pytest.mark.parametrize("as_task", [False, True], ids=["in-trios-place", "as-task"])
+
+
+@WAYS
+async def test_a_relay_needs_no_task_in_the_middle(as_task: bool):
     """Chunks go through while the task sleeps, and it wakes when `feed` says None; that read is not passed on."""
     with trio.fail_after(10):
-        async with _reactor() as reactor:
+        async with _reactor(as_task=as_task) as reactor:
             provider, near = await _pair()
             caller, far = await _pair()
             source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
@@ -145,7 +151,8 @@ async def test_whoever_leaves_late_takes_nobody_else_along():
             accepted.close()
 
 
-async def test_deadlines_fire_in_their_order():
+@WAYS
+async def test_deadlines_fire_in_their_order(as_task: bool):
     """Each at its time, also after one was moved later and another earlier."""
     fired: list[str] = []
 
@@ -155,7 +162,7 @@ async def test_deadlines_fire_in_their_order():
         fired.append(name)
 
     with trio.fail_after(10):
-        async with _reactor() as reactor:
+        async with _reactor(as_task=as_task) as reactor:
             pairs = [await _pair() for _ in range(4)]
             channels = [reactor.add(near.socket) for near, _ in pairs]
             now_s = reactor.now_s()
@@ -188,14 +195,15 @@ async def test_broken_framing_is_raised_by_the_relay():
             target.close()
 
 
-async def test_a_defect_ends_whoever_runs_the_reactor():
+@WAYS
+async def test_a_defect_ends_whoever_runs_the_reactor(as_task: bool):
     """What `feed` raises is a defect: it comes out of `run`, and so ends the process, instead of being lost."""
     from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
 
     def feed(data: bytes, now_s: float) -> bytes | None:
         raise ZeroDivisionError
 
-    reactor = Reactor()
+    reactor = Reactor(as_task=as_task)
     provider, near = await _pair()
     caller, far = await _pair()
     source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
@@ -213,3 +221,76 @@ async def test_a_defect_ends_whoever_runs_the_reactor():
             assert caught.value.subgroup(ZeroDivisionError) is not None
     source.close()
     target.close()
+
+
+async def test_trio_has_its_turn_while_the_reactor_waits():
+    """Timers, threads, signals, sockets and idleness of Trio's are noticed as if it waited itself, beside a stream."""
+
+    async def flow(provider: trio.SocketStream, caller: trio.SocketStream) -> None:
+        while True:
+            await provider.send_all(_chunk(b"x"))
+            assert await _read(caller, 6) == _chunk(b"x")
+            await trio.sleep(0.001)
+
+    with trio.fail_after(20):
+        async with _reactor() as reactor:
+            for flows in (False, True):
+                provider, near = await _pair()
+                caller, far = await _pair()
+                source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+                async with provider, caller, trio.open_nursery() as nursery:
+                    if flows:
+                        decoder = http1.ChunkedDecoder(request=False)
+                        nursery.start_soon(source.relay, target, decoder, lambda data, now_s: data)
+                        nursery.start_soon(flow, provider, caller)
+                    else:
+                        await trio.testing.wait_all_tasks_blocked(0.01)
+                    for wait_s in (0.0, 0.0002, 0.02, 0.1):
+                        started_s = trio.current_time()
+                        await trio.sleep(wait_s)
+                        assert wait_s <= trio.current_time() - started_s < wait_s + 0.5
+                    assert await trio.to_thread.run_sync(trio.from_thread.run_sync, trio.current_time) > started_s
+                    with trio.open_signal_receiver(signal.SIGUSR1) as signals:
+                        await trio.to_thread.run_sync(os.kill, os.getpid(), signal.SIGUSR1)
+                        assert await anext(signals) == signal.SIGUSR1
+                    other, another = await _pair()
+                    nursery.start_soon(other.send_all, b"hello")
+                    assert await _read(another, 5) == b"hello"
+                    nursery.cancel_scope.cancel()
+                await other.aclose()
+                await another.aclose()
+                source.close()
+                target.close()
+        await trio.sleep(0.01)  # and without it
+
+
+async def test_two_reactors_in_one_run():
+    """Only one waits in Trio's place; the sockets of both are served, and the other's when that one has ended."""
+    from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
+
+    async def run(reactor: Reactor, ended: trio.Event, *, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await reactor.run()
+        ended.set()
+
+    async def serve(reactor: Reactor) -> None:
+        caller, near = await _pair()
+        channel = reactor.add(near.socket)
+        async with caller:
+            await caller.send_all(b"hello")
+            await channel.receive_ready()
+            assert channel.take() == b"hello"
+        channel.close()
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            first, second, ended = Reactor(), Reactor(), trio.Event()
+            first_scope = await nursery.start(run, first, ended)
+            second_scope = await nursery.start(run, second, trio.Event())
+            for reactor in (first, second, first):
+                await serve(reactor)
+            first_scope.cancel()
+            await ended.wait()
+            await serve(second)
+            second_scope.cancel()

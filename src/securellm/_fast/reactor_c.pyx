@@ -42,12 +42,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdio cimport snprintf
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close as c_close
 from posix.unistd cimport read as c_read
 
+from securellm._fast.http1_c cimport write_chunk_size
 from securellm._fast.plain_events cimport Said
 from securellm._fast.sse_c cimport StreamScanner
 
@@ -659,7 +659,7 @@ cdef class Channel:
         if size > READ_BYTES or self._queue or self._tls is not None:
             self.write(b"%x\r\n" % size + data + b"\r\n")
             return 0
-        head = snprintf(_frame, 32, b"%zx\r\n", size)
+        head = write_chunk_size(_frame, size)
         memcpy(_frame + head, PyBytes_AS_STRING(data), size)
         _frame[head + size] = b"\r"
         _frame[head + size + 1] = b"\n"
