@@ -15,11 +15,11 @@ decide; what needs no decision is done on the spot: reading ahead, writing what 
 - TLS is an SSLObject with its two BIOs, whose handshake was made elsewhere. Reading stops when the BIO is empty: the
   exception that says so costs more than the decryption.
 
-As an instrument, the reactor is called when Trio is about to wait, and waits itself: its epoll has Trio's in it. A chunk
-that is passed on then costs no turn of Trio's loop, which would be several times the chunk, and a request no turn of a
-task that watches sockets. It gives way when Trio has anything to do, when a task was woken, and when Trio would have
-stopped waiting; Trio's own wait is then made to end at once. Trio's epoll is private to it: where it is not found, and
-where another reactor has that place, a task of Trio's waits for the sockets.
+As an instrument, the reactor is called when Trio is about to wait, and waits itself: its epoll has Trio's in it. A
+chunk that is passed on then costs no turn of Trio's loop, which would be several times the chunk, and a request no turn
+of a task that watches sockets. It gives way when Trio has anything to do, when a task was woken, and when Trio would
+have stopped waiting; Trio's own wait is then made to end at once. Trio's epoll is private to it: where it is not found,
+and where another reactor has that place, a task of Trio's waits for the sockets.
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.

@@ -42,8 +42,8 @@ cdef class StreamScanner:
     # A chat.Relayed, or a subclass's; `reader` is a wire relay with `see` and `count`.
     cpdef object feed(self, object reader, bytes data)
     cpdef bytes tail(self)
-    # Whether these bytes are whole events that say no more than some text, behind nothing unfinished: then `said` is what
-    # they say, and the scanner is as it was. If not, `feed` must be called.
+    # Whether these bytes are whole events that say no more than some text, behind nothing unfinished: then `said` is
+    # what they say, and the scanner is as it was. If not, `feed` must be called.
     cdef bint passes(self, bytes data, Said *said) noexcept
     cdef object _show(self, object reader, bytes data, Ends *ends, bint first)
     cdef bytes _held(self, bytes data, Py_ssize_t start, Py_ssize_t end)
