@@ -19,11 +19,11 @@ from hypercorn.utils import parse_socket_addr
 
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, Reactor
+from securellm._fast.request_body_c import RequestBody
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
 from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
 from securellm.express.exchange import NativeExchange
-from securellm.express.request_body import RequestBody
 from securellm.ids import new_request_id
 from securellm.telemetry.faults import describe_fault
 from securellm.telemetry.logs import request_id_var
@@ -110,6 +110,7 @@ class Door:
         self._peer = str(peer[0]) if peer else ""
         self._client_ip = client_ip(self._peer, [], ())
         self._limits = connection._limits
+        self._heads = http1.RequestHeads()
         self._sent_status: int | None = None  # of the head that was sent for the request being served
 
     async def serve(self) -> bool:
@@ -124,7 +125,7 @@ class Door:
             connection.idle = False
             target, endpoint = _hot(head)
             if endpoint is None:
-                channel.give_back(self._raw)
+                channel.give_back(self._heads.raw)
                 return True
             body = RequestBody(channel, head)
             self._sent_status = None
@@ -139,29 +140,28 @@ class Door:
         """The next head, if it can be ours; None when not: what was read is unread then, and nothing at the end."""
         channel, limits, reactor = self._channel, self._limits, self._around.reactor
         max_head_bytes = self._around.max_head_bytes
-        data = channel.take()
-        since_s = reactor.now_s()
-        channel.deadline_s = since_s + (limits.head_s if data else limits.keep_alive_s)
-        more = data
+        more = data = channel.take()
+        if not data:
+            channel.deadline_s = self._connection.idle_since_s + limits.keep_alive_s
         while True:
             if more:
                 try:
-                    parsed = http1.parse_request(data, 0, max_head_bytes)
+                    parsed = self._heads.parse(data, max_head_bytes)
                 except SecureLLMError:
                     channel.give_back(data)
                     return None
                 if parsed is not None:
                     head, end = parsed
-                    self._raw = data[:end]
-                    channel.give_back(data[end:])
+                    if end < len(data):
+                        channel.give_back(data[end:])
                     channel.deadline_s = math.inf
                     return head
+                if more is data:  # the first bytes of a head
+                    channel.deadline_s = reactor.now_s() + limits.head_s
             await channel.receive_ready()
             more = channel.take()
             if more:
-                if not data:
-                    channel.deadline_s = reactor.now_s() + limits.head_s
-                data += more
+                data = data + more if data else more
             elif channel.expired and data:
                 await self._refuse_slow_head()
                 return None
