@@ -103,7 +103,7 @@ class NativeClient:
                 self._kept.append(channel)
             else:
                 self._close(channel)
-        if self._waiting:
+        if self._in_use == self._max_connections and self._waiting:  # nobody waits while there are slots
             self._waiting.unpark()
         else:
             self._in_use -= 1

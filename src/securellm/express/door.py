@@ -115,10 +115,10 @@ class Door:
 
     async def serve(self) -> bool:
         """Serve until the connection is over, or until somebody else must: then True, and the bytes are unread."""
-        connection, channel, around = self._connection, self._channel, self._around
+        connection, channel, reactor = self._connection, self._channel, self._around.reactor
         while True:
             connection.idle = True
-            connection.idle_since_s = around.reactor.now_s()
+            connection.idle_since_s = reactor.now_s()
             head = await self._next_head()
             if head is None:
                 return bool(channel.unread) and not (connection._over or channel.closed)
@@ -132,8 +132,8 @@ class Door:
             keep = await self._serve_request(head, target, endpoint, body)
             if channel.queued_bytes:
                 await channel.drain()
-            over = connection._over or connection.context.terminated.is_set()
-            if not keep or over or channel.closed or channel.eof:
+                keep = keep and not connection.context.terminated.is_set()
+            if not keep or connection._over or channel.closed or channel.eof:
                 return False
 
     async def _next_head(self) -> http1.RequestHead | None:
@@ -184,7 +184,10 @@ class Door:
             else:
                 answer = await gateway.ask(permit)
             if isinstance(answer, Answer):
-                return await self._answer(head, call, body, answer.status, answer.headers, answer.body)
+                keep = self._answer(head, call, body, answer.status, answer.headers, answer.body)
+                if not body.done:
+                    await self._linger()
+                return keep
             return await self._relay(head, call, body, permit, answer)
         except Exception as error:
             _log.error("request %s failed: %s", request_id, describe_fault(error))
@@ -194,23 +197,23 @@ class Door:
                 return False
             fault = InternalError("internal error; the log has it under the request's id")
             refused = refusal(target, headers, fault, request_id)
-            return await self._answer(head, call, body, refused.status, refused.headers, refused.body)
+            keep = self._answer(head, call, body, refused.status, refused.headers, refused.body)
+            if not body.done:
+                await self._linger()
+            return keep
         finally:
             if permit is not None and not permit.settled:
                 gateway.settle(permit, Outcome(Status.CANCELLED, self._sent_status))
 
-    async def _answer(
+    def _answer(
         self, head: http1.RequestHead, call: Call, body: RequestBody, status: int, headers: Headers, content: bytes
     ) -> bool:
-        """Send a whole answer."""
+        """Send a whole answer; whether the connection can be used again."""
         headers = [field for field in headers if field[0] != b"content-length"]
         headers.append((b"content-length", b"%d" % len(content)))
-        whole = body.discard()
-        keep = self._complete(head, call, headers, whole)
+        keep = self._complete(head, call, headers, body.discard())
         self._sent_status = status
         self._channel.write(http1.encode_response(status, headers), content)
-        if not whole:
-            await self._linger()
         return keep
 
     async def _relay(
@@ -227,7 +230,7 @@ class Door:
             ending: Pulled = await self._gateway.finish(permit, upstream, last)
         closing = http1.encode_chunk(ending.held)
         channel.write(opening + closing if ending.abort else opening + closing + http1.LAST_CHUNK)
-        return keep and not ending.abort
+        return keep and not ending.abort and not self._connection.context.terminated.is_set()
 
     async def _pass_on(self, opening: bytes, upstream: Upstream) -> tuple[bytes, Pulled]:
         """Everything but the held bytes; returns the head if nothing else has been sent."""
