@@ -64,6 +64,7 @@ cdef class Channel:
     cdef bytes _inbox
     cdef object _task
     cdef int _waits
+    cdef Sleep _sleeping
     cdef list _queue
     cdef Py_ssize_t _offset
     cdef object _tls
@@ -83,15 +84,23 @@ cdef class Channel:
     cdef double _heap_at_s
     cdef Py_ssize_t _heap_index
 
+    cpdef bytes take(self)
+    cpdef int give_back(self, bytes data) except -1
     cdef int _read(self, uint32_t happened) except -1
     cdef int _read_tls(self, bytes data) except -1
     cdef int _deliver(self, bytes data) except -1
     cdef int _relay(self, bytes data) except -1
     cdef int _end(self, bint broken) except -1
     cdef int _wake(self) except -1
+    cdef object _sleep(self, int waits)
     cdef int _send_frame(self, bytes data) except -1
     cdef int _enqueue(self, bytes data, Py_ssize_t offset) except -1
     cdef int _flush(self) except -1
     cdef int _flush_tls(self) except -1
     cdef int _sent(self, Py_ssize_t count) except -1
     cdef int _drained(self) except -1
+
+
+cdef class Sleep:
+    cdef Channel _channel
+    cdef object _trap

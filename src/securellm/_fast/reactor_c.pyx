@@ -422,6 +422,30 @@ cdef class Reactor:
         return 0
 
 
+cdef class Sleep:
+    """What a task awaits that waits for a channel.
+
+    `wait_task_rescheduled` is two coroutines, a message and an outcome for each wait. The message is the same for all
+    waits of a channel, so it is made once; and a task that `_wake` woke is sent None in place of an outcome.
+    """
+
+    def __await__(self):
+        return self
+
+    def __next__(self):
+        if self._channel is None or self._channel._task is None:
+            raise StopIteration
+        return self._trap
+
+    def send(self, outcome):
+        """Trio's own: the task is cancelled."""
+        outcome.unwrap()
+        raise StopIteration
+
+
+cdef Sleep _AWAKE = Sleep.__new__(Sleep)  # for who need not wait
+
+
 cdef object _trio_to_stand_in_for():
     """What runs Trio here; None where it is not as we know it, or where another reactor stands in for it."""
     try:
@@ -496,7 +520,7 @@ cdef class Channel:
         """What has been read and not taken."""
         return self._inbox
 
-    def take(self):
+    cpdef bytes take(self):
         """All of what has been read; b"" when there is nothing. Reading goes on."""
         cdef bytes data = self._inbox
         self._inbox = b""
@@ -504,17 +528,28 @@ cdef class Channel:
             self._reactor._arm(self, self._mask | EPOLLIN)
         return data
 
-    def give_back(self, bytes data not None):
+    cpdef int give_back(self, bytes data) except -1:
         """Have taken less: this is what is read next."""
+        if data is None:
+            raise TypeError("got None, expected bytes")
         self._inbox = data + self._inbox if self._inbox else data
+        return 0
 
-    async def receive_ready(self):
-        """Wait until something happens: bytes, the end, or the deadline. It may have happened before."""
+    def receive_ready(self):
+        """To be awaited at once: until something happens: bytes, the end, or the deadline. It may have happened."""
         if self._inbox or self.eof or self.expired or self.closed:
-            return
-        self._waits = INPUT
+            return _AWAKE
+        return self._sleep(INPUT)
+
+    cdef object _sleep(self, int waits):
+        """What this task awaits, at once, to be woken by `_wake`."""
+        self._waits = waits
         self._task = _current_task()
-        await _wait_task_rescheduled(self._abort)
+        if self._sleeping is None:
+            self._sleeping = Sleep.__new__(Sleep)
+            self._sleeping._channel = self
+            self._sleeping._trap = _wait_task_rescheduled(self._abort).send(None)
+        return self._sleeping
 
     def _abort(self, raise_cancel):
         self._task = None
@@ -532,7 +567,7 @@ cdef class Channel:
             self._task = None
             self._waits = NOTHING
             self._reactor.woken += 1
-            _reschedule(task)
+            _reschedule(task, None)
         return 0
 
     cdef int _read(self, uint32_t happened) except -1:
@@ -646,9 +681,7 @@ cdef class Channel:
     async def drain(self):
         """Wait until everything is sent, or the far side is gone."""
         while self.queued_bytes and not self.eof and not self.closed:
-            self._waits = ROOM
-            self._task = _current_task()
-            await _wait_task_rescheduled(self._abort)
+            await self._sleep(ROOM)
 
     cdef int _send_frame(self, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
@@ -797,9 +830,7 @@ cdef class Channel:
             if self._feed is None:
                 return
             self._reactor._arm(self, self._mask & ~EPOLLIN if target.queued_bytes else self._mask | EPOLLIN)
-            self._waits = INPUT
-            self._task = _current_task()
-            await _wait_task_rescheduled(self._abort)
+            await self._sleep(INPUT)
         finally:
             failure, self._failure = self._failure, None
             self._feed = self._decoder = self._target = None
@@ -856,6 +887,7 @@ cdef class Channel:
         self._reactor._unschedule(self)
         self.closed = True
         self.on_gone = None
+        self._sleeping = None  # it holds this channel
 
     def shutdown(self):
         """Send FIN; what comes in is read on, and the far side may end without being gone."""

@@ -61,8 +61,20 @@ class NativeClient:
         try:
             kept = self._take_kept()
             channel = kept if kept is not None else await self._connect(connect_s)
+            before = channel.received_bytes
             channel.write(self._encode_head(request), request.body)
-            return await self._read_head(channel, request, kept=kept is not None)
+            data = b""
+            while True:
+                if more := channel.take():
+                    exchange, data = self._open_exchange(channel, request, data + more)
+                    if exchange is not None:
+                        return exchange
+                elif channel.eof or channel.closed:
+                    if kept is not None and channel.received_bytes == before:
+                        raise StaleConnection(f"{self._name} had closed a kept connection")
+                    raise UpstreamTruncated(f"{self._name} closed the connection before it answered")
+                else:
+                    await channel.receive_ready()
         except BaseException:
             self.done(channel, reusable=False)
             raise
@@ -91,7 +103,7 @@ class NativeClient:
                 self._kept.append(channel)
             else:
                 self._close(channel)
-        if self._waiting:
+        if self._in_use == self._max_connections and self._waiting:  # nobody waits while there are slots
             self._waiting.unpark()
         else:
             self._in_use -= 1
@@ -146,27 +158,16 @@ class NativeClient:
             headers.append((b"content-length", b"%d" % len(request.body)))
         return http1.encode_request(request.method.encode("ascii"), target, headers)
 
-    async def _read_head(self, channel: Channel, request: UpstreamRequest, *, kept: bool) -> NativeExchange:
-        before = channel.received_bytes
-        data = b""
-        while True:
-            more = channel.take()
-            if more:
-                data += more
-                parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
-                while parsed is not None:
-                    head, end = parsed
-                    data = data[end:]
-                    if head.status >= 200:
-                        channel.give_back(data)
-                        return NativeExchange(self, channel, head)
-                    parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
-            elif channel.eof:
-                if kept and channel.received_bytes == before:
-                    raise StaleConnection(f"{self._name} had closed a kept connection")
-                raise UpstreamTruncated(f"{self._name} closed the connection before it answered")
-            else:
-                await channel.receive_ready()
+    def _open_exchange(
+        self, channel: Channel, request: UpstreamRequest, data: bytes
+    ) -> tuple[NativeExchange | None, bytes]:
+        """The exchange, when the head of its answer is there, or what is left to be read of that. Skips interim heads."""
+        while (parsed := http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")) is not None:
+            head, end = parsed
+            data = data[end:]
+            if head.status >= 200:
+                return NativeExchange(self, channel, head, data), b""
+        return None, data
 
 
 @functools.lru_cache(maxsize=1024)

@@ -19,11 +19,11 @@ from hypercorn.utils import parse_socket_addr
 
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, PlainFeed, Reactor
+from securellm._fast.request_body_c import RequestBody
 from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
 from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
 from securellm.express.exchange import NativeExchange
-from securellm.express.request_body import RequestBody
 from securellm.ids import new_request_id
 from securellm.telemetry.faults import describe_fault
 from securellm.telemetry.logs import request_id_var
@@ -110,58 +110,58 @@ class Door:
         self._peer = str(peer[0]) if peer else ""
         self._client_ip = client_ip(self._peer, [], ())
         self._limits = connection._limits
+        self._heads = http1.RequestHeads()
         self._sent_status: int | None = None  # of the head that was sent for the request being served
 
     async def serve(self) -> bool:
         """Serve until the connection is over, or until somebody else must: then True, and the bytes are unread."""
-        connection, channel, around = self._connection, self._channel, self._around
+        connection, channel, reactor = self._connection, self._channel, self._around.reactor
         while True:
             connection.idle = True
-            connection.idle_since_s = around.reactor.now_s()
+            connection.idle_since_s = reactor.now_s()
             head = await self._next_head()
             if head is None:
                 return bool(channel.unread) and not (connection._over or channel.closed)
             connection.idle = False
             target, endpoint = _hot(head)
             if endpoint is None:
-                channel.give_back(self._raw)
+                channel.give_back(self._heads.raw)
                 return True
             body = RequestBody(channel, head)
             self._sent_status = None
             keep = await self._serve_request(head, target, endpoint, body)
             if channel.queued_bytes:
                 await channel.drain()
-            over = connection._over or connection.context.terminated.is_set()
-            if not keep or over or channel.closed or channel.eof:
+                keep = keep and not connection.context.terminated.is_set()
+            if not keep or connection._over or channel.closed or channel.eof:
                 return False
 
     async def _next_head(self) -> http1.RequestHead | None:
         """The next head, if it can be ours; None when not: what was read is unread then, and nothing at the end."""
         channel, limits, reactor = self._channel, self._limits, self._around.reactor
         max_head_bytes = self._around.max_head_bytes
-        data = channel.take()
-        since_s = reactor.now_s()
-        channel.deadline_s = since_s + (limits.head_s if data else limits.keep_alive_s)
-        more = data
+        more = data = channel.take()
+        if not data:
+            channel.deadline_s = self._connection.idle_since_s + limits.keep_alive_s
         while True:
             if more:
                 try:
-                    parsed = http1.parse_request(data, 0, max_head_bytes)
+                    parsed = self._heads.parse(data, max_head_bytes)
                 except SecureLLMError:
                     channel.give_back(data)
                     return None
                 if parsed is not None:
                     head, end = parsed
-                    self._raw = data[:end]
-                    channel.give_back(data[end:])
+                    if end < len(data):
+                        channel.give_back(data[end:])
                     channel.deadline_s = math.inf
                     return head
+                if more is data:  # the first bytes of a head
+                    channel.deadline_s = reactor.now_s() + limits.head_s
             await channel.receive_ready()
             more = channel.take()
             if more:
-                if not data:
-                    channel.deadline_s = reactor.now_s() + limits.head_s
-                data += more
+                data = data + more if data else more
             elif channel.expired and data:
                 await self._refuse_slow_head()
                 return None
@@ -184,7 +184,10 @@ class Door:
             else:
                 answer = await gateway.ask(permit)
             if isinstance(answer, Answer):
-                return await self._answer(head, call, body, answer.status, answer.headers, answer.body)
+                keep = self._answer(head, call, body, answer.status, answer.headers, answer.body)
+                if not body.done:
+                    await self._linger()
+                return keep
             return await self._relay(head, call, body, permit, answer)
         except Exception as error:
             _log.error("request %s failed: %s", request_id, describe_fault(error))
@@ -194,23 +197,23 @@ class Door:
                 return False
             fault = InternalError("internal error; the log has it under the request's id")
             refused = refusal(target, headers, fault, request_id)
-            return await self._answer(head, call, body, refused.status, refused.headers, refused.body)
+            keep = self._answer(head, call, body, refused.status, refused.headers, refused.body)
+            if not body.done:
+                await self._linger()
+            return keep
         finally:
             if permit is not None and not permit.settled:
                 gateway.settle(permit, Outcome(Status.CANCELLED, self._sent_status))
 
-    async def _answer(
+    def _answer(
         self, head: http1.RequestHead, call: Call, body: RequestBody, status: int, headers: Headers, content: bytes
     ) -> bool:
-        """Send a whole answer."""
+        """Send a whole answer; whether the connection can be used again."""
         headers = [field for field in headers if field[0] != b"content-length"]
         headers.append((b"content-length", b"%d" % len(content)))
-        whole = body.discard()
-        keep = self._complete(head, call, headers, whole)
+        keep = self._complete(head, call, headers, body.discard())
         self._sent_status = status
         self._channel.write(http1.encode_response(status, headers), content)
-        if not whole:
-            await self._linger()
         return keep
 
     async def _relay(
@@ -227,7 +230,7 @@ class Door:
             ending: Pulled = await self._gateway.finish(permit, upstream, last)
         closing = http1.encode_chunk(ending.held)
         channel.write(opening + closing if ending.abort else opening + closing + http1.LAST_CHUNK)
-        return keep and not ending.abort
+        return keep and not ending.abort and not self._connection.context.terminated.is_set()
 
     async def _pass_on(self, opening: bytes, upstream: Upstream) -> tuple[bytes, Pulled]:
         """Everything but the held bytes; returns the head if nothing else has been sent."""

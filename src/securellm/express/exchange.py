@@ -8,7 +8,10 @@ from securellm._fast import http1
 from securellm._fast.reactor_c import Channel
 from securellm.chat import Headers
 from securellm.errors import SecureLLMError, UpstreamTruncated
-from securellm.express.bodies import open_body
+from securellm.express.bodies import Body, LengthBody, open_body
+
+
+_NONE = LengthBody(0)
 
 
 class Owner(Protocol):
@@ -21,19 +24,30 @@ class Owner(Protocol):
 class NativeExchange:
     """See the module. Whoever has it closes it."""
 
-    __slots__ = ("_body", "_failure", "_keep_alive", "_owner", "_until_closed", "channel", "headers", "status")
+    __slots__ = ("_body", "_failure", "_keep_alive", "_owner", "_until_closed", "_whole", "channel", "headers", "status")
 
-    def __init__(self, owner: Owner, channel: Channel, head: http1.ResponseHead) -> None:
+    def __init__(self, owner: Owner, channel: Channel, head: http1.ResponseHead, data: bytes) -> None:
+        """`data` was read behind the head."""
         self.status: int = head.status
         self.headers: Headers = head.headers
         self.channel = channel
         self._owner: Owner | None = owner
         self._keep_alive: bool = head.keep_alive
-        self._body, self._until_closed = open_body(head.body_bytes, head.chunked, head.headers)
         self._failure: SecureLLMError | None = None
+        self._whole = b""  # a body that came with its head, until it is taken
+        self._body: Body = _NONE
+        self._until_closed = False
+        if len(data) == head.body_bytes and b"content-encoding" not in dict(head.headers):
+            self._whole = data
+        else:
+            channel.give_back(data)
+            self._body, self._until_closed = open_body(head.body_bytes, head.chunked, head.headers)
 
     async def receive(self) -> bytes:
         """As the contract says."""
+        if self._whole:
+            whole, self._whole = self._whole, b""
+            return whole
         channel, body = self.channel, self._body
         if self._failure is not None:
             raise self._failure
