@@ -15,16 +15,15 @@ import trio
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, Reactor
 from securellm.chat import Headers
-from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamTruncated
+from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused
 from securellm.express.exchange import NativeExchange
 from securellm.providers.base import Provider, UpstreamRequest
-from securellm.upstream.client import ClientStatistics, StaleConnection
+from securellm.upstream.client import ClientStatistics
 from securellm.upstream.connecting import DestinationNotAllowed, open_connection
 from securellm.upstream.trust import shared_tls
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
-MAX_HEAD_BYTES = 100 * 1024
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -37,7 +36,7 @@ class NativeClient:
         parts = urlsplit(provider.origin)
         assert parts.hostname is not None
         self._origin = provider.origin
-        self._name = f"provider {provider.name}"  # callers read the name, never the address
+        self.name = f"provider {provider.name}"  # callers read the name, never the address
         self._host = parts.hostname
         self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self._declared_host = provider.declared_host
@@ -61,11 +60,26 @@ class NativeClient:
         try:
             kept = self._take_kept()
             channel = kept if kept is not None else await self._connect(connect_s)
+            exchange = NativeExchange(self, channel, kept=kept is not None, of_head=request.method == "HEAD")
             channel.write(self._encode_head(request), request.body)
-            return await self._read_head(channel, request, kept=kept is not None)
+            await exchange.read_head()
         except BaseException:
             self.done(channel, reusable=False)
             raise
+        return exchange
+
+    def begin(self, request: UpstreamRequest, *, due_s: float) -> NativeExchange | None:
+        """As the contract says."""
+        if not self._kept or self._in_use >= self._max_connections:
+            return None
+        head = self._encode_head(request)
+        channel = self._take_kept()
+        assert channel is not None
+        self._in_use += 1
+        channel.deadline_s = due_s
+        exchange = NativeExchange(self, channel, kept=True, of_head=request.method == "HEAD")
+        channel.write(head, request.body)
+        return exchange
 
     async def aclose(self) -> None:
         """Close every kept connection; those in use are closed when their exchange is."""
@@ -118,11 +132,11 @@ class NativeClient:
                 stream = await open_connection(self._host, self._port, declared_host=self._declared_host)
                 tls = await self._handshake(stream) if self._tls is not None else None
         except trio.TooSlowError as error:
-            raise ConnectTimeout(f"no connection to {self._name} within {connect_s:g} s") from error
+            raise ConnectTimeout(f"no connection to {self.name} within {connect_s:g} s") from error
         except DestinationNotAllowed as error:
-            raise DestinationRefused(f"{self._name} resolves to an address that requests must not go to") from error
+            raise DestinationRefused(f"{self.name} resolves to an address that requests must not go to") from error
         except (OSError, trio.BrokenResourceError) as error:
-            raise ConnectFailed(f"cannot connect to {self._name}") from error
+            raise ConnectFailed(f"cannot connect to {self.name}") from error
         self._connections += 1
         return self._reactor.add(stream.socket, tls=tls)
 
@@ -145,28 +159,6 @@ class NativeClient:
         if request.body or request.method in _WITH_BODY:
             headers.append((b"content-length", b"%d" % len(request.body)))
         return http1.encode_request(request.method.encode("ascii"), target, headers)
-
-    async def _read_head(self, channel: Channel, request: UpstreamRequest, *, kept: bool) -> NativeExchange:
-        before = channel.received_bytes
-        data = b""
-        while True:
-            more = channel.take()
-            if more:
-                data += more
-                parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
-                while parsed is not None:
-                    head, end = parsed
-                    data = data[end:]
-                    if head.status >= 200:
-                        channel.give_back(data)
-                        return NativeExchange(self, channel, head)
-                    parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")
-            elif channel.eof:
-                if kept and channel.received_bytes == before:
-                    raise StaleConnection(f"{self._name} had closed a kept connection")
-                raise UpstreamTruncated(f"{self._name} closed the connection before it answered")
-            else:
-                await channel.receive_ready()
 
 
 @functools.lru_cache(maxsize=1024)
