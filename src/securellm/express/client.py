@@ -8,6 +8,8 @@ StaleConnection. Cancelling closes. Names are resolved and judged, and certifica
 import functools
 import math
 import ssl
+from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import trio
@@ -24,9 +26,23 @@ from securellm.upstream.trust import shared_tls
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
+MAX_KEPT_OPENINGS = 256  # past it all are encoded anew
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class _Opening(NamedTuple):
+    """A request's head as far as it is the same for all that have these very headers."""
+
+    headers: Sequence[tuple[bytes, bytes]]
+    method: str
+    url: str
+    encoded: bytes
+
+    def is_of(self, request: UpstreamRequest) -> bool:
+        """It is the beginning of that request, too."""
+        return self.headers is request.headers and self.url == request.url and self.method == request.method
 
 
 class NativeClient:
@@ -43,6 +59,7 @@ class NativeClient:
         self._tls = shared_tls() if parts.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
         self._reactor = reactor
+        self._openings: dict[int, _Opening] = {}  # by the identity of the headers, which an opening keeps alive
         self._closed = False
         self._kept: list[Channel] = []  # the one used last is used next
         self._connections = 0
@@ -154,11 +171,23 @@ class NativeClient:
         return tls
 
     def _encode_head(self, request: UpstreamRequest) -> bytes:
-        target, host = _place_of(request.url)
-        headers: Headers = [(b"host", host), *request.headers]
+        opening = self._openings.get(id(request.headers))
+        if opening is None or not opening.is_of(request):
+            opening = _encode_opening(request)
+            if isinstance(request.headers, tuple):  # others will have the same one
+                if len(self._openings) >= MAX_KEPT_OPENINGS:
+                    self._openings.clear()
+                self._openings[id(request.headers)] = opening
         if request.body or request.method in _WITH_BODY:
-            headers.append((b"content-length", b"%d" % len(request.body)))
-        return http1.encode_request(request.method.encode("ascii"), target, headers)
+            return b"%bcontent-length: %d\r\n\r\n" % (opening.encoded, len(request.body))
+        return opening.encoded + b"\r\n"
+
+
+def _encode_opening(request: UpstreamRequest) -> _Opening:
+    target, host = _place_of(request.url)
+    headers: Headers = [(b"host", host), *request.headers]
+    encoded = http1.encode_request(request.method.encode("ascii"), target, headers)
+    return _Opening(request.headers, request.method, request.url, encoded.removesuffix(b"\r\n"))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -61,7 +61,7 @@ from securellm.upstream.client import (
 )
 from securellm.upstream.heads import answer_headers, request_id_of, retry_after_s
 from securellm.upstream.origins import Leave, Origin, Origins
-from securellm.upstream.prepare import Prepared, prepare
+from securellm.upstream.prepare import Heads, Prepared, prepare
 from securellm.upstream.reply import Reply, error_reply, refusal_reply, whole_reply
 from securellm.upstream.retry import RETRIED_STATUSES, wait_before_retry_s
 from securellm.upstream.stream import Upstream
@@ -132,6 +132,7 @@ class Asker:
         self._max_output = max_output
         self._spread = spread
         self._longest_commit_s = 2 * commit_timeout_s  # well beyond what the log's own timer lets anybody wait
+        self._heads = Heads()
         self._ways: dict[str, Way] = {}  # by the provider's name
 
     async def ask(self, permit: Permit) -> Upstream | Reply:
@@ -221,7 +222,7 @@ class Asker:
         """Everything from the breaker's leave to the commit point. Every wait in here ends when the request does."""
         if prepared is None:
             try:
-                prepared = prepare(permit, target, self._max_output)
+                prepared = prepare(permit, target, self._max_output, self._heads)
             except CallerError as error:
                 permit.skip(target, error.code)
                 raise Failed(error) from error
