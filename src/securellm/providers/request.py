@@ -121,11 +121,6 @@ def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[byte
     return kept
 
 
-def names_that_matter(dialect: Dialect, additions: Iterable[bytes] = ()) -> frozenset[bytes]:
-    """The names of those of a caller's headers that have a say in a request's head, or in what was dropped of it."""
-    return _allowed_up(dialect, tuple(additions)) | DIALECT_HEADERS.keys() | {b"connection"}
-
-
 @functools.lru_cache(maxsize=256)
 def _allowed_up(dialect: Dialect, additions: tuple[bytes, ...]) -> frozenset[bytes]:
     """The names that may go up, whatever the caller's `Connection` says of them."""

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from securellm.chat import Call, Dialect, Endpoint, Headers, Relay, RequestId
 from securellm.providers.base import Provider, UpstreamRequest
-from securellm.providers.request import build_request, dropped_headers, names_that_matter
+from securellm.providers.request import DIALECT_HEADERS, HEADERS_UP, NEVER_UP, build_request, dropped_headers
 from securellm.routing import Target
 from securellm.wire.body import Peeked, splice
 from securellm.wire.relay import open_relay
@@ -44,14 +44,14 @@ class Heads:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, Endpoint, Fields], Head] = {}
-        self._names: dict[tuple[str, Endpoint], frozenset[bytes]] = {}
+        self._names: dict[str, frozenset[bytes]] = {}  # of the headers that matter to a provider
 
     def of(self, provider: Provider, endpoint: Endpoint, call_headers: Headers) -> Head:
         """The head for a caller's headers."""
-        names = self._names.get((provider.name, endpoint))
+        names = self._names.get(provider.name)
         if names is None:
-            dialect = provider.endpoints[endpoint].dialect
-            names = self._names[provider.name, endpoint] = names_that_matter(dialect, provider.headers_up)
+            names = (HEADERS_UP | DIALECT_HEADERS.keys()).union(provider.headers_up) - NEVER_UP | {b"connection"}
+            self._names[provider.name] = names
         fields = tuple([field for field in call_headers if field[0] in names])
         key = (provider.name, endpoint, fields)
         head = self._kept.get(key)
