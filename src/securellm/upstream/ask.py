@@ -337,7 +337,7 @@ class Asker:
             if status >= 300:
                 await self._refused(prepared, exchange)
             if not prepared.stream or not _is_stream(headers):
-                reply = await self._whole(permit, prepared, exchange)
+                reply = self._whole(permit, prepared, exchange, await read_whole(exchange))
                 leave.succeeded()
                 return reply
             first = await self._first(prepared.relay, exchange)
@@ -377,8 +377,7 @@ class Asker:
         error.retry_after_s = retry_after_s(exchange.headers, now_s=time.time())
         raise Failed(error, prepared=prepared, body=body, headers=exchange.headers)
 
-    async def _whole(self, permit: Permit, prepared: Prepared, exchange: Exchange) -> Reply:
-        body = await read_whole(exchange)
+    def _whole(self, permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
         answer = prepared.relay.whole(body)
         if prepared.relay.failure is not None:
             raise Failed(_as_told(prepared.relay.failure))
