@@ -76,7 +76,10 @@ NOT_ASKED = (CircuitOpen, RateLimited, OverCapacity, LimitsUnavailable)  # says 
 
 
 class Failed(Exception):
-    """One target did not answer. `prepared`, `body` and `headers` are there when the provider said why."""
+    """One target did not answer. `body` and `headers` are there when the provider said why.
+
+    `prepared` is there then, too, and when the same may be sent once more over another connection.
+    """
 
     def __init__(
         self,
@@ -238,7 +241,7 @@ class Asker:
             )
         try:
             try:
-                refusal: SecureLLMError | None = await permit.holdings.ask_provider(target)  # some 50 ms at most
+                refusal: SecureLLMError | None = await permit.holdings.ask_provider(target)  # 50 ms at most
             except LimitsUnavailable as error:
                 refusal = error
             if refusal is not None:
@@ -266,7 +269,7 @@ class Asker:
             raise
         except ProviderError as error:
             _report(leave, error)
-            raise Failed(error, prepared=prepared) from error
+            raise Failed(error, prepared=prepared if isinstance(error, StaleConnection) else None) from error
         finally:
             leave.abandoned()  # nothing was learnt, unless something above has said otherwise
 
@@ -280,7 +283,7 @@ class Asker:
         """Where the request's time may pass before the record is on disk."""
         with permit.waiting_under(trio.CancelScope(deadline=permit.deadline_s)) as scope:
             await receipt.durable()
-        if scope.cancelled_caught:
+        if scope.cancel_called:  # even where there was nothing to wait for
             raise Ended
 
     async def _exchange(
