@@ -283,6 +283,9 @@ class Receipt(Protocol):
     async def durable(self) -> None:
         """Return once it is on disk. Raises AuditUnavailable when it is not in time."""
 
+    def let_go(self) -> None:
+        """Nobody waits any more: who still does gets AuditUnavailable at once. The record is written all the same."""
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A complete answer in the caller's dialect: a refusal, an error or a whole body. Settled, and durable."""

@@ -34,7 +34,7 @@ from securellm.routing import Catalogue, Route, Target
 from securellm.serving import Serving
 from securellm.upstream.clients import UpstreamClients
 from securellm.upstream.origins import Origins
-from securellm.upstream.prepare import prepare
+from securellm.upstream.prepare import Heads, prepare
 from securellm.wire.body import Peeked, splice
 
 REQUEST_ID = RequestId("<request-id>")  # where the request's own id would stand
@@ -279,7 +279,7 @@ class _Steps:
     def _candidate(self, asking: _Asking, target: Target, number: int) -> Candidate:
         candidate = Candidate(target.provider.name, target.model, self._price(target))
         try:
-            prepared = prepare(asking, target, self._serving.catalogue.max_output)
+            prepared = prepare(asking, target, self._serving.catalogue.max_output, Heads())
         except CallerError as error:
             return msgspec.structs.replace(candidate, refusal=_told(error))
         request = prepared.request(number)

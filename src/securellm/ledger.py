@@ -59,6 +59,9 @@ class Kept:
     async def durable(self) -> None:
         """There is nothing to wait for."""
 
+    def let_go(self) -> None:
+        """Nobody waits."""
+
 
 KEPT = Kept()
 

@@ -4,6 +4,8 @@ A permit is made by `Gateway.admit` and ends with `Gateway.settle`. It is the on
 and only the task that serves the request changes it; `interrupt` may be called from outside.
 """
 
+from collections.abc import Callable
+
 import msgspec
 import trio
 
@@ -84,7 +86,7 @@ class Permit:
         self.complete = False  # the provider's own terminal event, or a whole body, has been read
         self.receipt: Receipt | None = None
         self._current: OpenAttempt | None = None
-        self._scope: trio.CancelScope | None = None
+        self._stop: Callable[[], object] | None = None  # ends what the request waits for
         self._interruption: SecureLLMError | None = None
 
     @property
@@ -144,12 +146,16 @@ class Permit:
     def interrupt(self, error: SecureLLMError) -> None:
         """End the request from outside: whatever it waits for from a provider ends with `error`."""
         self._interruption = error
-        if self._scope is not None:
-            self._scope.cancel()
+        if self._stop is not None:
+            self._stop()
+
+    def waiting_for(self, stop: Callable[[], object] | None) -> None:
+        """Register what `interrupt` calls to end a wait without a scope; whoever waits looks at `interruption`."""
+        self._stop = stop
 
     def waiting_under(self, scope: trio.CancelScope) -> trio.CancelScope:
         """Register the scope that `interrupt` cancels; the caller enters it at once."""
-        self._scope = scope
+        self._stop = scope.cancel
         if self._interruption is not None:
             scope.cancel()
         return scope

@@ -55,7 +55,14 @@ class Serving:
         self.clients = clients
         self.bodies = bodies
         self.limiter = limiter
-        self.asker = Asker(clients, origins, config.timeouts, config.heartbeat, catalogue.max_output)
+        self.asker = Asker(
+            clients,
+            origins,
+            config.timeouts,
+            config.heartbeat,
+            catalogue.max_output,
+            commit_timeout_s=config.audit.commit_timeout_s,
+        )
         self.tariff = Tariff(config.epoch, prices.sha256, prices.cost_nusd)
         self.routes: dict[tuple[KeyId | None, str, str | None, Endpoint], KnownRoute] = {}  # see `candidates.py`
         self._open_requests = 0

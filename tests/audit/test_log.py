@@ -211,6 +211,33 @@ async def test_cancelling_a_wait_loses_nothing(tmp_path: Path) -> None:
     assert "r1" in closings(read_chain(tmp_path))
 
 
+async def test_who_is_let_go_loses_no_record(tmp_path: Path) -> None:
+    """A wait that nobody needs any more ends at once, while the disk hangs; the record is written all the same."""
+    disk = HangingDisk()
+    with trio.fail_after(10):
+        async with open_audit_log(settings(tmp_path), now_us=Clock(), disk=disk) as log:
+            await _request(log, "first")
+            disk.hang()
+            receipt, other = log.reserve().append(intent("r1")), log.reserve().append(intent("r2"))
+
+            async def wait() -> None:
+                with pytest.raises(AuditUnavailable):
+                    await receipt.durable()
+                done.set()
+
+            done = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                nursery.start_soon(other.durable)  # which goes on
+                await until_true(lambda: receipt.tasks is not None)
+                receipt.let_go()
+                await done.wait()
+                disk.go_on()
+            await receipt.durable()
+            receipt.let_go()
+    assert {"r1", "r2"} <= closings(read_chain(tmp_path)).keys()
+
+
 async def test_waits_may_end_in_any_order(tmp_path: Path) -> None:
     """Hundreds of waits, cancelled at random moments around their commits: every record is there, nobody is stuck."""
 

@@ -165,6 +165,27 @@ async def test_callers_who_go_away(serving, provider):
         _assert_settled_once(gateway, runs)
 
 
+async def test_callers_who_leave_a_kept_connection(serving, provider):
+    """What is asked over a connection that was used before is closed in time, too, in every phase that it has."""
+    chance = random.Random(9)
+    async with open_silent_listener() as silent:
+        gateway = await serving(dict.fromkeys(("openai", "anthropic", "ollama"), provider))
+        cancelling = Cancelling(gateway, provider, silent)
+        for number in range(24):
+            run = _draw(chance, number, PHASES[2 + number % 3])
+            door = run.pair.door
+            provider.choose = lambda request, run=run: script.answer(200, run.pair.speech.whole("Hello"))
+            assert (await gateway.ask(door, door.body(f"{run.pair.provider}/warm"))).status == 200
+            warmed = provider.asked[-1].connection
+            provider.choose = cancelling._script
+            await cancelling.play(run)
+            assert run.connection is warmed
+            assert run.closed_s - run.gone_s < FAILS_AT_S
+            await _quiet(gateway, 2 * number + 2)
+            assert gateway.settlements[-1].outcome.status is Status.CANCELLED
+        assert _held(gateway)["slots"] == 0
+
+
 async def test_callers_who_go_away_at_any_moment(serving, provider):
     """Gone after a random time, mid-request or mid-answer: one settlement each, and nothing is left of them."""
     chance = random.Random(8)

@@ -124,6 +124,50 @@ async def test_total_timeout_of_a_whole_answer(serving, provider, pair: Pair, bo
         await _assert_asked_once_and_closed(provider)
 
 
+@pytest.mark.parametrize("ends", ["first token", "pings", "total", "half a body", "cap", "taken back"])
+async def test_a_kept_connection_has_the_same_timers(serving, provider, ends: str):
+    """What goes out over a connection that was used before ends in time, with the same code, and is closed."""
+    stream, limit_s = ends in {"first token", "pings"}, 2 * _LIMIT_S
+    code = {"first token": "first_token_timeout", "pings": "first_token_timeout", "taken back": "request_cancelled"}
+    scripts = {
+        "pings": [script.stream_head(), script.pings(_PINGS["sse"], every_s=0.05)],
+        "half a body": [*script.answer(200, speech.CHAT.whole("Hello"), length=100_000), script.never()],
+    }
+    with trio.fail_after(15):
+        total_s = limit_s if ends in {"total", "half a body"} else 60.0
+        gateway = await serving(
+            {"openai": provider},
+            timeouts={"first_token_s": limit_s, "total_s": total_s},
+            providers={"openai": {"max_retries": 3} | ({"timeout_secs": limit_s} if ends == "cap" else {})},
+            audit=_NO_LOG,
+        )
+        provider.default = script.answer(200, speech.CHAT.whole("Hello"))
+        assert (await gateway.ask(doors.CHAT, doors.CHAT.body("openai/m1"))).status == 200
+        provider.default = scripts.get(ends, [script.never()])
+        async with trio.open_nursery() as nursery:
+            if ends == "taken back":
+                nursery.start_soon(_take_back, gateway, provider)
+            started_s = trio.current_time()
+            response = await gateway.ask(doors.CHAT, doors.CHAT.body("openai/m1", stream=stream))
+        if ends != "taken back":
+            assert response.status == 504, response
+            _assert_in_time(started_s, limit_s)
+        assert doors.CHAT.error_of(response)["code"] == code.get(ends, "total_timeout")
+        first, second = provider.asked
+        assert first.connection is second.connection
+        await second.connection.closed.wait()
+        await gateway.settled(2)
+        assert gateway.settlements[-1].outcome.error_code == code.get(ends, "total_timeout")
+        assert len(gateway.settlements[-1].attempts) == 1
+
+
+async def _take_back(gateway, provider) -> None:
+    """End the request that waits, as an operator may."""
+    await provider.arrived(2)
+    (open_,) = gateway.runtime.gateway.requests()
+    assert gateway.runtime.gateway.cancel(open_.request_id, "taken back")
+
+
 async def test_timeout_secs_caps_one_attempt(serving, provider):
     """A provider's `timeout_secs` ends an attempt before the total timer would."""
     provider.default = [script.never()]

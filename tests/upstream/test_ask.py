@@ -1,11 +1,14 @@
 """Asking under virtual time: which timer fires and when, how often an origin is asked, what ends a stream.
 
-The client is a scripted one in memory, so that every wait is virtual; the real clients pass their own suites.
+The client is a scripted one in memory, so that every wait is virtual; the real clients pass their own suites. Every
+test runs over one that waits under the asker's scope and one that keeps the time itself, and nobody sees which.
 """
 
 import json
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -16,7 +19,7 @@ from securellm.audit.content import Kept
 from securellm.chat import Attempt, Call, Caller, Endpoint, Headers, Status
 from securellm.config.tree import Audit, CircuitBreaker, Heartbeat, Timeouts
 from securellm.config.tree import Provider as ProviderConfig
-from securellm.errors import ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
+from securellm.errors import AuditUnavailable, ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
 from securellm.holdings import Holdings
 from securellm.ids import new_request_id
 from securellm.ledger import Page
@@ -26,7 +29,7 @@ from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.registry import describe
 from securellm.routing import PassedOver, Route, Target
 from securellm.upstream.ask import Asker
-from securellm.upstream.client import StaleConnection
+from securellm.upstream.client import CutOff, StaleConnection
 from securellm.upstream.origins import Origins
 from securellm.upstream.reply import Reply
 from securellm.upstream.stream import Upstream
@@ -43,6 +46,7 @@ SILENT = Heartbeat()
 TIMEOUTS = Timeouts(connect_s=5, first_token_s=120, idle_s=60, total_s=600)
 
 Step = bytes | float | Exception
+T = TypeVar("T")
 
 
 class ScriptedExchange:
@@ -84,12 +88,92 @@ class ScriptedClient:
         return ScriptedExchange(self, status, headers, list(steps))
 
 
-class ScriptedClients:
-    def __init__(self, clients: dict[str, ScriptedClient]) -> None:
-        self._clients = clients
+class TimedExchange:
+    """What a scripted client does, within a time of its own."""
 
-    def client_of(self, provider: Provider) -> ScriptedClient:
+    status: int
+    headers: Headers
+
+    def __init__(self, client: ScriptedClient, request: UpstreamRequest, due_s: float) -> None:
+        self._client, self._request, self._due_s = client, request, due_s
+        self._exchange: ScriptedExchange | None = None
+        self._scope = trio.CancelScope()
+
+    async def read_head(self) -> None:
+        self._exchange = await self._in_time(partial(self._client.send, self._request, connect_s=5))
+        self.status, self.headers = self._exchange.status, self._exchange.headers
+
+    async def receive(self) -> bytes:
+        assert self._exchange is not None
+        return await self._in_time(self._exchange.receive)
+
+    async def _in_time(self, act: Callable[[], Awaitable[T]]) -> T:
+        with trio.CancelScope(deadline=self._due_s) as self._scope:
+            return await act()
+        raise CutOff
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    def keep_no_time(self) -> None:
+        self._due_s = math.inf
+
+    async def aclose(self) -> None:
+        if self._exchange is not None:
+            await self._exchange.aclose()
+
+
+class TimedClient:
+    """A scripted client that keeps the time itself; every third request needs a wait, as without a connection."""
+
+    def __init__(self, client: ScriptedClient) -> None:
+        self._client = client
+        self._begun = 0
+
+    def begin(self, request: UpstreamRequest, *, due_s: float) -> TimedExchange | None:
+        self._begun += 1
+        return TimedExchange(self._client, request, due_s) if self._begun % 3 else None
+
+    async def send(self, request: UpstreamRequest, *, connect_s: float) -> ScriptedExchange:
+        return await self._client.send(request, connect_s=connect_s)
+
+
+class ScriptedClients:
+    timed = False
+
+    def __init__(self, clients: dict[str, ScriptedClient]) -> None:
+        self._clients = {name: TimedClient(client) if self.timed else client for name, client in clients.items()}
+
+    def client_of(self, provider: Provider) -> ScriptedClient | TimedClient:
         return self._clients[provider.name]
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["scope", "timed"])
+def _who_keeps_the_time(request: pytest.FixtureRequest) -> Iterator[None]:
+    ScriptedClients.timed = request.param
+    yield
+    ScriptedClients.timed = False
+
+
+class SlowPage:
+    """A page whose records are on disk after some seconds."""
+
+    def __init__(self, page: Page, takes_s: float) -> None:
+        self.tariff = page.tariff
+        self._takes_s = takes_s
+        self._scope = trio.CancelScope()
+
+    def asking(self, target: Target, number: int) -> "SlowPage":
+        return self
+
+    async def durable(self) -> None:
+        with self._scope:
+            await trio.sleep(self._takes_s)
+            return
+        raise AuditUnavailable("let go")
+
+    def let_go(self) -> None:
+        self._scope.cancel()
 
 
 class NoBody:
@@ -458,6 +542,71 @@ async def test_an_interruption_ends_it_with_an_error(autojump_clock: MockClock, 
     assert answer.outcome.status is Status.SHUTDOWN
     assert trio.current_time() == pytest.approx(10)
     assert client.closed == 1
+
+
+@pytest.mark.parametrize(("total_s", "ends_at_s"), [(600.0, 3.0), (4.0, 3.0), (2.0, 2.0)])
+async def test_the_wait_for_the_record_ends_when_the_request_does(
+    autojump_clock: MockClock, total_s: float, ends_at_s: float
+):
+    """An interruption, or the time for the whole request, ends the wait before anything is sent; the disk is at 10."""
+    client = ScriptedClient((200, JSON, [WHOLE]))
+    permit = make_permit(make_target("a"), stream=False)
+    permit.page = SlowPage(permit.page, 10.0)
+    permit.deadline_s = total_s
+
+    async def stop() -> None:
+        await trio.sleep(3)
+        permit.interrupt(ShuttingDown("the gateway is stopping"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop)
+        reply = await make_asker({"a": client}).ask(permit)
+        assert trio.current_time() == pytest.approx(ends_at_s)
+    assert isinstance(reply, Reply)
+    expected = "total_timeout" if ends_at_s == total_s else "shutting_down"
+    assert reply.outcome.error_code == expected
+    assert codes(permit.attempts) == [expected]
+    assert client.sent == []
+
+
+async def test_an_interruption_ends_the_wait_for_a_retry(autojump_clock: MockClock):
+    """Nobody is asked again by a request that is over."""
+    client = ScriptedClient((503, [*JSON, (b"retry-after", b"30")], [b"{}"]), (200, JSON, [WHOLE]))
+    permit = make_permit(make_target("a"), stream=False)
+
+    async def stop() -> None:
+        await trio.sleep(10)
+        permit.interrupt(ShuttingDown("the gateway is stopping"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop)
+        reply = await make_asker({"a": client}).ask(permit)
+    assert isinstance(reply, Reply)
+    assert reply.outcome.status is Status.SHUTDOWN
+    assert trio.current_time() == pytest.approx(10)
+    assert (len(client.sent), codes(permit.attempts)) == (1, ["upstream_error"])
+
+
+async def test_what_ends_a_request_says_nothing_of_the_origin(autojump_clock: MockClock):
+    """The breaker counts an attempt that took too long, and not one that we ended, or a caller."""
+    origins = Origins()
+    target = make_target("a", circuit_breaker=CircuitBreaker(failure_threshold=100))
+    client = ScriptedClient(*[(200, SSE, [1000.0])] * 4)
+    asker = make_asker({"a": client}, origins)
+    failures = origins.of(target.provider).breaker.statistics
+    with trio.move_on_after(10):
+        await asker.ask(make_permit(target))
+    permit = make_permit(target)
+    permit.deadline_s = trio.current_time() + 10
+    await asker.ask(permit)
+    permit = make_permit(target)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(asker.ask, permit)
+        await trio.sleep(10)
+        permit.interrupt(ShuttingDown("the gateway is stopping"))
+    assert failures().failures == 0
+    await asker.ask(make_permit(target))
+    assert failures().failures == 1
 
 
 @pytest.mark.parametrize("begun", [False, True])

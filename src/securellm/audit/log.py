@@ -100,6 +100,11 @@ class Receipt:
         if not self.done:
             raise self._log.refusal(began)
 
+    def let_go(self) -> None:
+        """Nobody waits any more: who still does gets AuditUnavailable at once. The record is written all the same."""
+        if self.tasks:
+            self._log.wake(list(self.tasks))
+
 
 class Reservation:
     """Room for all the records of one request."""
@@ -323,9 +328,10 @@ class AuditLog:
     def _wake_waiting(self) -> None:
         """Let everybody go who waits: the disk has refused."""
         self._opened.set()
-        self._wake_those(list(self._waiting))
+        self.wake(list(self._waiting))
 
-    def _wake_those(self, tasks: list[trio.lowlevel.Task]) -> None:
+    def wake(self, tasks: list[trio.lowlevel.Task]) -> None:
+        """Let those go who wait, whatever has become of their records."""
         for task in tasks:
             self.forget(task)
             trio.lowlevel.reschedule(task)
@@ -340,7 +346,7 @@ class AuditLog:
                 late = [task for task, (_, began) in self._waiting.items() if self._beat - began > BEATS]
                 if late:
                     self._slow = self._too_slow()
-                    self._wake_those(late)
+                    self.wake(late)
                 if not self._waiting:
                     self._watched = trio.Event()
 

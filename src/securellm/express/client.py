@@ -8,6 +8,8 @@ StaleConnection. Cancelling closes. Names are resolved and judged, and certifica
 import functools
 import math
 import ssl
+from collections.abc import Sequence
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import trio
@@ -15,19 +17,32 @@ import trio
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, Reactor
 from securellm.chat import Headers
-from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused, UpstreamTruncated
+from securellm.errors import ConnectFailed, ConnectTimeout, DestinationRefused
 from securellm.express.exchange import NativeExchange
 from securellm.providers.base import Provider, UpstreamRequest
-from securellm.upstream.client import ClientStatistics, StaleConnection
+from securellm.upstream.client import ClientStatistics
 from securellm.upstream.connecting import DestinationNotAllowed, open_connection
 from securellm.upstream.trust import shared_tls
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
-MAX_HEAD_BYTES = 100 * 1024
+MAX_KEPT_OPENINGS = 256  # past it all are encoded anew
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+class _Opening(NamedTuple):
+    """A request's head as far as it is the same for all that have these very headers."""
+
+    headers: Sequence[tuple[bytes, bytes]]
+    method: str
+    url: str
+    encoded: bytes
+
+    def is_of(self, request: UpstreamRequest) -> bool:
+        """It is the beginning of that request, too."""
+        return self.headers is request.headers and self.url == request.url and self.method == request.method
 
 
 class NativeClient:
@@ -37,13 +52,14 @@ class NativeClient:
         parts = urlsplit(provider.origin)
         assert parts.hostname is not None
         self._origin = provider.origin
-        self._name = f"provider {provider.name}"  # callers read the name, never the address
+        self.name = f"provider {provider.name}"  # callers read the name, never the address
         self._host = parts.hostname
         self._port = parts.port or _DEFAULT_PORTS[parts.scheme]
         self._declared_host = provider.declared_host
         self._tls = shared_tls() if parts.scheme == "https" else None
         self._session: ssl.SSLSession | None = None
         self._reactor = reactor
+        self._openings: dict[int, _Opening] = {}  # by the identity of the headers, which an opening keeps alive
         self._closed = False
         self._kept: list[Channel] = []  # the one used last is used next
         self._connections = 0
@@ -61,23 +77,26 @@ class NativeClient:
         try:
             kept = self._take_kept()
             channel = kept if kept is not None else await self._connect(connect_s)
-            before = channel.received_bytes
+            exchange = NativeExchange(self, channel, kept=kept is not None, of_head=request.method == "HEAD")
             channel.write(self._encode_head(request), request.body)
-            data = b""
-            while True:
-                if more := channel.take():
-                    exchange, data = self._open_exchange(channel, request, data + more)
-                    if exchange is not None:
-                        return exchange
-                elif channel.eof or channel.closed:
-                    if kept is not None and channel.received_bytes == before:
-                        raise StaleConnection(f"{self._name} had closed a kept connection")
-                    raise UpstreamTruncated(f"{self._name} closed the connection before it answered")
-                else:
-                    await channel.receive_ready()
+            await exchange.read_head()
         except BaseException:
             self.done(channel, reusable=False)
             raise
+        return exchange
+
+    def begin(self, request: UpstreamRequest, *, due_s: float) -> NativeExchange | None:
+        """As the contract says."""
+        if not self._kept or self._in_use >= self._max_connections:
+            return None
+        head = self._encode_head(request)
+        channel = self._take_kept()
+        assert channel is not None
+        self._in_use += 1
+        channel.deadline_s = due_s
+        exchange = NativeExchange(self, channel, kept=True, of_head=request.method == "HEAD")
+        channel.write(head, request.body)
+        return exchange
 
     async def aclose(self) -> None:
         """Close every kept connection; those in use are closed when their exchange is."""
@@ -130,11 +149,11 @@ class NativeClient:
                 stream = await open_connection(self._host, self._port, declared_host=self._declared_host)
                 tls = await self._handshake(stream) if self._tls is not None else None
         except trio.TooSlowError as error:
-            raise ConnectTimeout(f"no connection to {self._name} within {connect_s:g} s") from error
+            raise ConnectTimeout(f"no connection to {self.name} within {connect_s:g} s") from error
         except DestinationNotAllowed as error:
-            raise DestinationRefused(f"{self._name} resolves to an address that requests must not go to") from error
+            raise DestinationRefused(f"{self.name} resolves to an address that requests must not go to") from error
         except (OSError, trio.BrokenResourceError) as error:
-            raise ConnectFailed(f"cannot connect to {self._name}") from error
+            raise ConnectFailed(f"cannot connect to {self.name}") from error
         self._connections += 1
         return self._reactor.add(stream.socket, tls=tls)
 
@@ -152,22 +171,23 @@ class NativeClient:
         return tls
 
     def _encode_head(self, request: UpstreamRequest) -> bytes:
-        target, host = _place_of(request.url)
-        headers: Headers = [(b"host", host), *request.headers]
+        opening = self._openings.get(id(request.headers))
+        if opening is None or not opening.is_of(request):
+            opening = _encode_opening(request)
+            if isinstance(request.headers, tuple):  # others will have the same one
+                if len(self._openings) >= MAX_KEPT_OPENINGS:
+                    self._openings.clear()
+                self._openings[id(request.headers)] = opening
         if request.body or request.method in _WITH_BODY:
-            headers.append((b"content-length", b"%d" % len(request.body)))
-        return http1.encode_request(request.method.encode("ascii"), target, headers)
+            return b"%bcontent-length: %d\r\n\r\n" % (opening.encoded, len(request.body))
+        return opening.encoded + b"\r\n"
 
-    def _open_exchange(
-        self, channel: Channel, request: UpstreamRequest, data: bytes
-    ) -> tuple[NativeExchange | None, bytes]:
-        """The exchange, when the head of its answer is there, or what is left to be read of that. Skips interim heads."""
-        while (parsed := http1.parse_response(data, 0, MAX_HEAD_BYTES, request.method == "HEAD")) is not None:
-            head, end = parsed
-            data = data[end:]
-            if head.status >= 200:
-                return NativeExchange(self, channel, head, data), b""
-        return None, data
+
+def _encode_opening(request: UpstreamRequest) -> _Opening:
+    target, host = _place_of(request.url)
+    headers: Headers = [(b"host", host), *request.headers]
+    encoded = http1.encode_request(request.method.encode("ascii"), target, headers)
+    return _Opening(request.headers, request.method, request.url, encoded.removesuffix(b"\r\n"))
 
 
 @functools.lru_cache(maxsize=1024)

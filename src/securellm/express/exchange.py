@@ -1,4 +1,4 @@
-"""One answer of a provider that is being read from its connection. Implements `upstream.client.Exchange`."""
+"""One answer of a provider that is being read from its connection. Implements `upstream.client.TimedExchange`."""
 
 import math
 from collections.abc import Callable
@@ -9,13 +9,19 @@ from securellm._fast.reactor_c import Channel
 from securellm.chat import Headers
 from securellm.errors import SecureLLMError, UpstreamTruncated
 from securellm.express.bodies import Body, LengthBody, open_body
+from securellm.upstream.client import CutOff, StaleConnection
 
+MAX_HEAD_BYTES = 100 * 1024
 
 _NONE = LengthBody(0)
 
 
 class Owner(Protocol):
-    """Where the connection came from."""
+    """Where the connection came from; its name is what callers read."""
+
+    @property
+    def name(self) -> str:
+        """`provider <name>`."""
 
     def done(self, channel: Channel | None, *, reusable: bool) -> None:
         """The exchange is over."""
@@ -24,24 +30,74 @@ class Owner(Protocol):
 class NativeExchange:
     """See the module. Whoever has it closes it."""
 
-    __slots__ = ("_body", "_failure", "_keep_alive", "_owner", "_until_closed", "_whole", "channel", "headers", "status")
+    __slots__ = (
+        "_before_bytes",
+        "_body",
+        "_failure",
+        "_keep_alive",
+        "_kept",
+        "_of_head",
+        "_owner",
+        "_until_closed",
+        "_whole",
+        "channel",
+        "headers",
+        "status",
+    )
 
-    def __init__(self, owner: Owner, channel: Channel, head: http1.ResponseHead, data: bytes) -> None:
-        """`data` was read behind the head."""
-        self.status: int = head.status
-        self.headers: Headers = head.headers
+    headers: Headers
+
+    def __init__(self, owner: Owner, channel: Channel, *, kept: bool, of_head: bool) -> None:
+        """Made before the request is written to the channel, which was `kept` or is new."""
+        self.status = 0  # until `read_head` has returned
         self.channel = channel
         self._owner: Owner | None = owner
-        self._keep_alive: bool = head.keep_alive
+        self._kept = kept
+        self._of_head = of_head
+        self._before_bytes = channel.received_bytes
+        self._keep_alive = False
         self._failure: SecureLLMError | None = None
         self._whole = b""  # a body that came with its head, until it is taken
         self._body: Body = _NONE
         self._until_closed = False
+
+    async def read_head(self) -> None:
+        """As the contract says."""
+        channel = self.channel
+        data = b""
+        while True:
+            more = channel.take()
+            if more:
+                data += more
+                parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, self._of_head)
+                while parsed is not None:
+                    head, end = parsed
+                    data = data[end:]
+                    if head.status >= 200:
+                        self._take_head(head, data)
+                        return
+                    parsed = http1.parse_response(data, 0, MAX_HEAD_BYTES, self._of_head)
+            elif channel.eof:
+                name = self._owner.name if self._owner is not None else "the provider"
+                if self._kept and channel.received_bytes == self._before_bytes:
+                    raise StaleConnection(f"{name} had closed a kept connection")
+                raise UpstreamTruncated(f"{name} closed the connection before it answered")
+            elif channel.closed or channel.expired:
+                raise CutOff
+            else:
+                await channel.receive_ready()
+
+    def _take_head(self, head: http1.ResponseHead, data: bytes) -> None:
+        """The head is there, and `data` was read behind it."""
+        self.headers = head.headers
+        self._keep_alive = head.keep_alive
         if len(data) == head.body_bytes and b"content-encoding" not in dict(head.headers):
             self._whole = data
         else:
-            channel.give_back(data)
+            if data:
+                self.channel.give_back(data)
             self._body, self._until_closed = open_body(head.body_bytes, head.chunked, head.headers)
+        self.status = head.status
 
     async def receive(self) -> bytes:
         """As the contract says."""
@@ -59,13 +115,24 @@ class NativeExchange:
                     channel.give_back(data[end:])
                 if piece:
                     return piece
-            elif not channel.eof and not channel.closed:
-                await channel.receive_ready()
-            elif self._until_closed and not channel.broken:
+            elif channel.eof:
+                if not self._until_closed or channel.broken:
+                    raise UpstreamTruncated("the provider's connection broke before its answer was complete")
                 body.done = True
+            elif channel.closed or channel.expired:
+                raise CutOff
             else:
-                raise UpstreamTruncated("the provider's connection broke before its answer was complete")
+                await channel.receive_ready()
         return b""
+
+    def stop(self) -> None:
+        """As the contract says: the connection is closed, and whoever waits for it is woken."""
+        if self._owner is not None:  # afterwards the connection may be another request's
+            self.channel.close()
+
+    def keep_no_time(self) -> None:
+        """As the contract says."""
+        self.channel.deadline_s = math.inf
 
     async def relay(self, caller: Channel, feed: Callable[[bytes, float], bytes | None], *, until_s: float) -> bool:
         """Have the reactor pass the body on to `caller`, until `feed` or the end of it wants a look, or until then.
@@ -88,4 +155,5 @@ class NativeExchange:
         if owner is not None:
             channel = self.channel
             sound = not (channel.eof or channel.closed or channel.unread or channel.queued_bytes)
-            owner.done(channel, reusable=self._body.done and self._keep_alive and sound and self._failure is None)
+            whole = self._keep_alive and self._body.done  # without a head there is nothing to keep alive
+            owner.done(channel, reusable=whole and sound and self._failure is None)

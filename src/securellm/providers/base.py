@@ -5,12 +5,12 @@ what the operator configured. Nothing here does anything: `request.py` turns a p
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
 
-from securellm.chat import Dialect, Endpoint, Headers
+from securellm.chat import Dialect, Endpoint
 from securellm.config.secrets import Secret
 from securellm.wire.words import Capabilities
 
@@ -106,7 +106,7 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     method: str
     url: str
     origin: str
-    headers: Headers
+    headers: Sequence[tuple[bytes, bytes]]  # a tuple is one that other requests have, too
     body: bytes
 
     def __repr__(self) -> str:

@@ -18,11 +18,12 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import trio
 
-from securellm.chat import Endpoint, Headers, Relay, Relayed
-from securellm.config.tree import Heartbeat, Timeouts
+from securellm.chat import Endpoint, Headers, Receipt, Relay, Relayed
+from securellm.config.tree import Audit, Heartbeat, Timeouts
 from securellm.errors import (
     AuditUnavailable,
     CallerError,
@@ -44,14 +45,23 @@ from securellm.errors import (
     UpstreamTruncated,
 )
 from securellm.permit import OpenAttempt, Permit
+from securellm.providers.base import Provider
 from securellm.routing import Target
 from securellm.telemetry.faults import describe_fault
 from securellm.upstream.body import read_refusal, read_whole
 from securellm.upstream.breaker import Refused
-from securellm.upstream.client import Clients, Exchange, StaleConnection
+from securellm.upstream.client import (
+    Client,
+    Clients,
+    CutOff,
+    Exchange,
+    StaleConnection,
+    TimedClient,
+    TimedExchange,
+)
 from securellm.upstream.heads import answer_headers, request_id_of, retry_after_s
 from securellm.upstream.origins import Leave, Origin, Origins
-from securellm.upstream.prepare import Prepared, prepare
+from securellm.upstream.prepare import Heads, Prepared, prepare
 from securellm.upstream.reply import Reply, error_reply, refusal_reply, whole_reply
 from securellm.upstream.retry import RETRIED_STATUSES, wait_before_retry_s
 from securellm.upstream.stream import Upstream
@@ -66,7 +76,10 @@ NOT_ASKED = (CircuitOpen, RateLimited, OverCapacity, LimitsUnavailable)  # says 
 
 
 class Failed(Exception):
-    """One target did not answer. `prepared`, `body` and `headers` are there when the provider said why."""
+    """One target did not answer. `body` and `headers` are there when the provider said why.
+
+    `prepared` is there then, too, and when the same may be sent once more over another connection.
+    """
 
     def __init__(
         self,
@@ -83,6 +96,19 @@ class Failed(Exception):
         self.headers = headers or []
 
 
+class Ended(Exception):
+    """The request is over, whoever else could be asked: its time has passed, or it was interrupted."""
+
+
+class Way(NamedTuple):
+    """What leads to one provider. `timed` is its client where that keeps the time itself."""
+
+    provider: Provider
+    origin: Origin
+    client: Client
+    timed: TimedClient | None
+
+
 class Asker:
     """Asks on behalf of all requests of the process."""
 
@@ -94,6 +120,8 @@ class Asker:
         heartbeat: Heartbeat,
         max_output: Callable[[Target], int | None],
         spread: Callable[[], float] = random.random,
+        *,
+        commit_timeout_s: float = Audit().commit_timeout_s,
     ) -> None:
         self._clients = clients
         self._origins = origins
@@ -106,43 +134,51 @@ class Asker:
         }
         self._max_output = max_output
         self._spread = spread
+        self._longest_commit_s = 2 * commit_timeout_s  # well beyond what the log's own timer lets anybody wait
+        self._heads = Heads()
+        self._ways: dict[str, Way] = {}  # by the provider's name
 
     async def ask(self, permit: Permit) -> Upstream | Reply:
         """An answer that has begun, or a complete one. Raises nothing but Cancelled."""
         try:
-            with permit.waiting_under(trio.CancelScope(deadline=permit.deadline_s)):
-                return await self._ask_targets(permit)
+            try:
+                return await self._attempt(permit, permit.route.targets[0])  # which is all that most requests need
+            except Failed as failed:
+                return await self._ask_targets(permit, failed)
         except Failed as failed:
             permit.close_attempt(failed.error.code)
             return self._reply(permit, failed)
+        except Ended:
+            error = permit.interruption or TotalTimeout("the time for the whole request (timeouts.total_s) passed")
+            permit.close_attempt(error.code)
+            return error_reply(permit, error)
         except Exception as defect:  # ours; the books and the caller hear of it like of any other failure
             _log.error("asking for request %s failed: %s", permit.request_id, describe_fault(defect))
             permit.close_attempt(InternalError.code)
             return error_reply(permit, InternalError("internal error; the log has it under the request's id"))
-        error = permit.interruption or TotalTimeout("the time for the whole request (timeouts.total_s) passed")
-        permit.close_attempt(error.code)
-        return error_reply(permit, error)
 
-    async def _ask_targets(self, permit: Permit) -> Upstream | Reply:
+    async def _ask_targets(self, permit: Permit, first: Failed) -> Upstream | Reply:
+        """Go on after `first`, which is how the first attempt at the first target failed."""
+        made: Failed | None = first
         worst: Failed | None = None
         *earlier, last = permit.route.targets
         for target in earlier:
             try:
-                return await self._ask_once(permit, target)
+                return await self._ask_once(permit, target, made)
             except Failed as failed:
                 if not _another_may_answer(failed.error):
                     raise
-                worst = failed
+                made, worst = None, failed
                 permit.close_attempt(failed.error.code)
         try:
-            return await self._ask_again(permit, last)
+            return await self._ask_again(permit, last, made)
         except Failed as failed:
             # That the last one was passed over explains less than why an earlier one failed.
             if worst is not None and isinstance(failed.error, (*NOT_ASKED, CallerError)):
                 raise worst from failed
             raise
 
-    async def _ask_again(self, permit: Permit, target: Target) -> Upstream | Reply:
+    async def _ask_again(self, permit: Permit, target: Target, made: Failed | None) -> Upstream | Reply:
         """Ask, and retry within the limits; raises the last failure of the provider itself."""
         failure: Failed | None = None
         for retry in range(target.provider.max_retries + 1):
@@ -151,15 +187,18 @@ class Asker:
                 if wait_s is None:
                     raise failure
                 permit.close_attempt(failure.error.code)
-                await trio.sleep(wait_s)
+                with permit.waiting_under(trio.CancelScope()) as scope:
+                    await trio.sleep(wait_s)
+                if scope.cancelled_caught:
+                    raise Ended
             try:
-                return await self._ask_once(permit, target)
+                return await self._ask_once(permit, target, made)
             except Failed as failed:
                 if isinstance(failed.error, NOT_ASKED) and failure is not None:
                     raise failure from failed
                 if not _may_retry(failed.error):
                     raise
-                failure = failed
+                made, failure = None, failed
         assert failure is not None
         raise failure
 
@@ -169,23 +208,29 @@ class Asker:
             return None
         return wait_s if self._origins.of(target.provider).retries.take() else None
 
-    async def _ask_once(self, permit: Permit, target: Target) -> Upstream | Reply:
+    async def _ask_once(self, permit: Permit, target: Target, made: Failed | None) -> Upstream | Reply:
+        """One attempt, which may be `made` already, and another one where that met a connection that was closed."""
         try:
-            prepared = prepare(permit, target, self._max_output)
-        except CallerError as error:
-            permit.skip(target, error.code)
-            raise Failed(error) from error
-        try:
-            return await self._attempt(permit, target, prepared)
+            if made is not None:
+                raise made
+            return await self._attempt(permit, target)
         except Failed as failed:
             if not isinstance(failed.error, StaleConnection):
                 raise
             permit.close_attempt("stale_connection")
+            prepared = failed.prepared
         return await self._attempt(permit, target, prepared)
 
-    async def _attempt(self, permit: Permit, target: Target, prepared: Prepared) -> Upstream | Reply:
-        origin = self._origins.of(target.provider)
-        leave = origin.ask_leave()
+    async def _attempt(self, permit: Permit, target: Target, prepared: Prepared | None = None) -> Upstream | Reply:
+        """Everything from the breaker's leave to the commit point. Every wait in here ends when the request does."""
+        if prepared is None:
+            try:
+                prepared = prepare(permit, target, self._max_output, self._heads)
+            except CallerError as error:
+                permit.skip(target, error.code)
+                raise Failed(error) from error
+        way = self._ways.get(target.provider.name) or self._find_way(target.provider)
+        leave = way.origin.ask_leave()
         if isinstance(leave, Refused):
             permit.skip(target, "circuit_open")
             raise Failed(
@@ -194,76 +239,108 @@ class Asker:
                     retry_after_s=leave.retry_after_s,
                 )
             )
-        refusal = await self._take(permit, target, leave)
-        if refusal is not None:
-            permit.skip(target, refusal.code)
-            raise Failed(refusal)
-        attempt = permit.open_attempt(target, prepared.relay.meter)
         try:
-            await permit.page.asking(target, attempt.number).durable()
-            return await self._exchange(permit, target, prepared, attempt, origin, leave)
+            try:
+                refusal: SecureLLMError | None = await permit.holdings.ask_provider(target)  # 50 ms at most
+            except LimitsUnavailable as error:
+                refusal = error
+            if refusal is not None:
+                leave.abandoned()
+                if permit.interruption is not None:
+                    raise Ended
+                permit.skip(target, refusal.code)
+                raise Failed(refusal)
+            attempt = permit.open_attempt(target, prepared.relay.meter)
+            receipt = permit.page.asking(target, attempt.number)
+            if permit.deadline_s - attempt.started_s > self._longest_commit_s:
+                permit.waiting_for(receipt.let_go)
+                await receipt.durable()
+            else:
+                await self._durable_in_time(permit, receipt)
+            if permit.interruption is not None:
+                raise Ended
+            return await self._exchange(permit, prepared, attempt, way, leave)
         except AuditUnavailable as error:
+            if permit.interruption is not None:
+                raise Ended from error  # it was let go
             raise Failed(error) from error
         except Failed as failed:
             _report(leave, failed.error)
             raise
         except ProviderError as error:
             _report(leave, error)
-            raise Failed(error) from error
+            raise Failed(error, prepared=prepared if isinstance(error, StaleConnection) else None) from error
         finally:
             leave.abandoned()  # nothing was learnt, unless something above has said otherwise
 
-    async def _take(self, permit: Permit, target: Target, leave: Leave) -> SecureLLMError | None:
-        """Take the provider's share of the limits; why it cannot be had, if it cannot."""
-        refusal: SecureLLMError | None = None
-        try:
-            refusal = await permit.holdings.ask_provider(target)
-        except LimitsUnavailable as error:
-            refusal = error
-        finally:
-            if refusal is not None:
-                leave.abandoned()
-        return refusal
+    def _find_way(self, provider: Provider) -> Way:
+        client = self._clients.client_of(provider)
+        timed = client if isinstance(client, TimedClient) else None
+        way = self._ways[provider.name] = Way(provider, self._origins.of(provider), client, timed)
+        return way
+
+    async def _durable_in_time(self, permit: Permit, receipt: Receipt) -> None:
+        """Where the request's time may pass before the record is on disk."""
+        with permit.waiting_under(trio.CancelScope(deadline=permit.deadline_s)) as scope:
+            await receipt.durable()
+        if scope.cancel_called:  # even where there was nothing to wait for
+            raise Ended
 
     async def _exchange(
-        self, permit: Permit, target: Target, prepared: Prepared, attempt: OpenAttempt, origin: Origin, leave: Leave
+        self, permit: Permit, prepared: Prepared, attempt: OpenAttempt, way: Way, leave: Leave
     ) -> Upstream | Reply:
-        timeout_s = target.provider.timeout_s
-        if timeout_s is None and not prepared.stream:
-            return await self._converse(permit, target, prepared, attempt, origin, leave, math.inf)
-        started_s = trio.current_time()
-        cap_s = started_s + timeout_s if timeout_s is not None else math.inf
-        token_s = started_s + self._timeouts.first_token_s if prepared.stream else math.inf
-        first_s = min(cap_s, token_s)
-        with trio.CancelScope(deadline=first_s):
-            return await self._converse(permit, target, prepared, attempt, origin, leave, cap_s)
+        """Send the request and read up to the commit point, while there is time."""
+        timeout_s = way.provider.timeout_s
+        cap_s = token_s = math.inf  # when the provider's own time is over, and that for the first token
+        if timeout_s is not None or prepared.stream:
+            now_s = trio.current_time()
+            if timeout_s is not None:
+                cap_s = now_s + timeout_s
+            if prepared.stream:
+                token_s = now_s + self._timeouts.first_token_s
+        due_s = min(permit.deadline_s, cap_s, token_s)
+        request = prepared.request(attempt.number)
+        timed = way.timed.begin(request, due_s=due_s) if way.timed is not None else None
+        if timed is not None:
+            permit.waiting_for(timed.stop)
+            try:
+                return await self._converse(permit, prepared, attempt, way, leave, cap_s, timed, timed)
+            except CutOff:
+                pass
+        else:
+            with permit.waiting_under(trio.CancelScope(deadline=due_s)):
+                exchange = await way.client.send(request, connect_s=self._timeouts.connect_s)
+                return await self._converse(permit, prepared, attempt, way, leave, cap_s, exchange, None)
+        if permit.interruption is not None or permit.deadline_s <= due_s:
+            raise Ended
         if cap_s < token_s:
-            raise TotalTimeout(f"provider {target.provider.name} took longer than its timeout_secs")
+            raise TotalTimeout(f"provider {way.provider.name} took longer than its timeout_secs")
         raise FirstTokenTimeout(f"no first token within {self._timeouts.first_token_s:g} s (timeouts.first_token_s)")
 
     async def _converse(
         self,
         permit: Permit,
-        target: Target,
         prepared: Prepared,
         attempt: OpenAttempt,
-        origin: Origin,
+        way: Way,
         leave: Leave,
         cap_s: float,
+        exchange: Exchange,
+        timed: TimedExchange | None,
     ) -> Upstream | Reply:
-        """Send the request and read up to the commit point; `cap_s` is when the provider's own time is over."""
-        exchange: Exchange | None = None
+        """Read up to the commit point; `cap_s` is when the provider's own time is over, `timed` who keeps it."""
         kept = False
         try:
-            client = self._clients.client_of(target.provider)
-            exchange = await client.send(prepared.request(attempt.number), connect_s=self._timeouts.connect_s)
+            if timed is not None:
+                await timed.read_head()
             leave.answered()
-            attempt.http_status = exchange.status
-            attempt.upstream_request_id = request_id_of(exchange.headers)
-            if exchange.status >= 300:
+            status, headers = exchange.status, exchange.headers
+            attempt.http_status = status
+            attempt.upstream_request_id = request_id_of(headers)
+            if status >= 300:
                 await self._refused(prepared, exchange)
-            if not prepared.stream or not _is_stream(exchange.headers):
-                reply = await self._whole(permit, prepared, exchange)
+            if not prepared.stream or not _is_stream(headers):
+                reply = self._whole(permit, prepared, exchange, await read_whole(exchange))
                 leave.succeeded()
                 return reply
             first = await self._first(prepared.relay, exchange)
@@ -274,18 +351,21 @@ class Asker:
                 exchange,
                 prepared.relay,
                 first,
-                status=exchange.status,
-                headers=answer_headers(permit, exchange.headers, stream=True, translated=prepared.translated),
-                origin=origin,
+                status=status,
+                headers=answer_headers(permit, headers, stream=True, translated=prepared.translated),
+                origin=way.origin,
                 idle_s=self._timeouts.idle_s,
                 deadline_s=min(permit.deadline_s, cap_s),
                 deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
                 heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
             )
+            if timed is not None:
+                timed.keep_no_time()
+                permit.waiting_for(None)
             kept = True
             return upstream
         finally:
-            if exchange is not None and not kept:
+            if not kept:
                 await exchange.aclose()  # closes under a shield of its own, in bounded time
 
     async def _refused(self, prepared: Prepared, exchange: Exchange) -> None:
@@ -300,8 +380,7 @@ class Asker:
         error.retry_after_s = retry_after_s(exchange.headers, now_s=time.time())
         raise Failed(error, prepared=prepared, body=body, headers=exchange.headers)
 
-    async def _whole(self, permit: Permit, prepared: Prepared, exchange: Exchange) -> Reply:
-        body = await read_whole(exchange)
+    def _whole(self, permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
         answer = prepared.relay.whole(body)
         if prepared.relay.failure is not None:
             raise Failed(_as_told(prepared.relay.failure))

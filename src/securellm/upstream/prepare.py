@@ -1,12 +1,16 @@
-"""Make one target's request of the caller's: splice in the same dialect, translate across. Waits for nothing."""
+"""Make one target's request of the caller's: splice in the same dialect, translate across. Waits for nothing.
+
+The head of it is the same for all callers whose headers are alike in what matters to the provider, so it is kept
+(`Heads`); the tuple that it is kept as tells a client that it has encoded the same one before.
+"""
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from securellm.chat import Call, Dialect, Endpoint, Relay, RequestId
-from securellm.providers.base import UpstreamRequest
-from securellm.providers.request import build_request, dropped_headers
+from securellm.chat import Call, Dialect, Endpoint, Headers, Relay, RequestId
+from securellm.providers.base import Provider, UpstreamRequest
+from securellm.providers.request import DIALECT_HEADERS, HEADERS_UP, NEVER_UP, build_request, dropped_headers
 from securellm.routing import Target
 from securellm.wire.body import Peeked, splice
 from securellm.wire.relay import open_relay
@@ -16,6 +20,49 @@ STREAMS_WITH_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})  # the d
 
 DEFAULT_MAX_OUTPUT_TOKENS = 4096
 # Where a dialect demands a bound, the caller gives none and the catalogue knows none: what every current model allows.
+
+
+MAX_KEPT_HEADS = 256  # past it all are made anew
+MAX_KEPT_HEAD_BYTES = 1024  # of the caller's headers in one
+_NEVER_THE_SAME = frozenset({b"traceparent", b"idempotency-key"})
+_OUR_ID = "\0"  # where the request's own id will stand: no caller's header has such a value
+
+Fields = tuple[tuple[bytes, bytes], ...]
+
+
+class Head(NamedTuple):
+    """What is sent to a provider above the body, but for what each request has of its own."""
+
+    request: UpstreamRequest  # the first attempt's, with no body
+    dialect: Dialect
+    dropped: tuple[str, ...]  # see `dropped_headers`
+    id_at: int  # the place of the header whose value is the request's id; -1: there is none
+
+
+class Heads:
+    """The heads of requests under one configuration."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, Endpoint, Fields], Head] = {}
+        self._names: dict[str, frozenset[bytes]] = {}  # of the headers that matter to a provider
+
+    def of(self, provider: Provider, endpoint: Endpoint, call_headers: Headers) -> Head:
+        """The head for a caller's headers."""
+        names = self._names.get(provider.name)
+        if names is None:
+            names = (HEADERS_UP | DIALECT_HEADERS.keys()).union(provider.headers_up) - NEVER_UP | {b"connection"}
+            self._names[provider.name] = names
+        fields = tuple([field for field in call_headers if field[0] in names])
+        key = (provider.name, endpoint, fields)
+        head = self._kept.get(key)
+        if head is None:
+            head = _make_head(provider, endpoint, fields)
+            size_bytes = sum(len(name) + len(value) for name, value in fields)
+            if size_bytes <= MAX_KEPT_HEAD_BYTES and not any(name in _NEVER_THE_SAME for name, _ in fields):
+                if len(self._kept) >= MAX_KEPT_HEADS:
+                    self._kept.clear()
+                self._kept[key] = head
+        return head
 
 
 class Asking(Protocol):
@@ -38,39 +85,38 @@ class Asking(Protocol):
 class Prepared:
     """What is sent to one target, and the relay for what comes back."""
 
-    __slots__ = ("_asking", "_body", "_target", "dialect", "relay", "stream", "translated")
+    __slots__ = ("_body", "_head", "_request_id", "dialect", "relay", "stream", "translated")
 
-    def __init__(self, asking: Asking, target: Target, body: bytes, dialect: Dialect, relay: Relay) -> None:
-        self.dialect = dialect  # the provider's
+    def __init__(self, asking: Asking, head: Head, body: bytes, relay: Relay) -> None:
+        self.dialect = head.dialect  # the provider's
         self.relay = relay
         self.stream = asking.peeked.stream
-        self.translated = dialect is not asking.endpoint.dialect
-        self._asking = asking
-        self._target = target
+        self.translated = head.dialect is not asking.endpoint.dialect
+        self._request_id = asking.request_id
+        self._head = head
         self._body = body
 
     def request(self, attempt: int) -> UpstreamRequest:
         """The request of attempt number `attempt`."""
-        asking = self._asking
-        return build_request(
-            self._target.provider,
-            asking.endpoint,
-            asking.call.headers,
-            self._body,
-            request_id=asking.request_id,
-            attempt=attempt,
-        )
+        first, _, _, id_at = self._head
+        headers = first.headers
+        if attempt != 1 or id_at >= 0:
+            headers = [*headers]
+            if id_at >= 0:
+                headers[id_at] = (headers[id_at][0], self._request_id.encode("ascii"))
+            headers[-1] = (headers[-1][0], b"%d" % attempt)
+        return UpstreamRequest(first.method, first.url, first.origin, headers, self._body)
 
 
-def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int | None]) -> Prepared:
+def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int | None], heads: Heads) -> Prepared:
     """Raises CallerError when the target's dialect cannot express the request.
 
     `max_output` is the catalogue's, None when unknown. `asking.dropped` is set to what this target's dialect
     has no word for.
     """
     endpoint, peeked, provider = asking.endpoint, asking.peeked, target.provider
-    dialect = provider.endpoints[endpoint].dialect
-    dropped = dropped_headers(asking.call.headers, dialect)
+    head = heads.of(provider, endpoint, asking.call.headers)
+    dialect, dropped = head.dialect, head.dropped
     inject = (
         peeked.stream
         and endpoint in STREAMS_WITH_OPTIONS
@@ -105,4 +151,13 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
         created_s=int(time.time()),
         num_ctx=provider.num_ctx,
     )
-    return Prepared(asking, target, body, dialect, relay)
+    return Prepared(asking, head, body, relay)
+
+
+def _make_head(provider: Provider, endpoint: Endpoint, fields: Fields) -> Head:
+    dialect = provider.endpoints[endpoint].dialect
+    request = build_request(provider, endpoint, [*fields], b"", request_id=_OUR_ID, attempt=1)
+    headers = tuple(request.headers)
+    id_at = next((at for at, (_, value) in enumerate(headers) if value == b"\0"), -1)
+    request = UpstreamRequest(request.method, request.url, request.origin, headers, b"")
+    return Head(request, dialect, dropped_headers([*fields], dialect), id_at)
