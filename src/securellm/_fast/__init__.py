@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from securellm._fast import answers_py as answers
     from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
     from securellm._fast import members_py as members
@@ -20,6 +21,7 @@ else:
     try:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
+        from securellm._fast import answers_c as answers
         from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
         from securellm._fast import members_c as members
@@ -28,6 +30,7 @@ else:
 
         IMPLEMENTATION = "compiled"
     except ImportError:
+        from securellm._fast import answers_py as answers
         from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
         from securellm._fast import members_py as members
@@ -36,4 +39,4 @@ else:
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "gcra", "http1", "members", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "members", "sse", "tokens"]
