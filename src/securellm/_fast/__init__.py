@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
     from securellm._fast import members_py as members
+    from securellm._fast import showing_py as showing
     from securellm._fast import sse_py as sse
     from securellm._fast import tokens_py as tokens
 
@@ -25,6 +26,7 @@ else:
         from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
         from securellm._fast import members_c as members
+        from securellm._fast import showing_c as showing
         from securellm._fast import sse_c as sse
         from securellm._fast import tokens_c as tokens
 
@@ -34,9 +36,10 @@ else:
         from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
         from securellm._fast import members_py as members
+        from securellm._fast import showing_py as showing
         from securellm._fast import sse_py as sse
         from securellm._fast import tokens_py as tokens
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "members", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "members", "showing", "sse", "tokens"]

@@ -37,6 +37,10 @@ class ScanningRelay(abc.ABC):
     """A `chat.Relay` whose output is its input; a subclass says what the events of its dialect mean."""
 
     dialect: ClassVar[Dialect]
+    _dialect_name: ClassVar[str]  # an enum's value is slow to look up
+
+    def __init_subclass__(cls) -> None:
+        cls._dialect_name = cls.dialect.value
 
     def __init__(
         self,
@@ -51,7 +55,7 @@ class ScanningRelay(abc.ABC):
         self.meter = Meter()
         self.terminal = False
         self.failure: ProviderError | None = None
-        self._scanner = scanner(self.dialect.value)
+        self._scanner = scanner(self._dialect_name)
         self._read = read
         self._hide_usage = hide_usage
         self._request_id = request_id
@@ -82,7 +86,7 @@ class ScanningRelay(abc.ABC):
 
     def whole(self, body: bytes) -> bytes:
         """The body unchanged, once it is known to be a JSON object. Nothing else is fed. Raises UpstreamInvalid."""
-        said = self._read(self.dialect.value, body)
+        said = self._read(self._dialect_name, body)
         if said is None:
             try:
                 self._see_whole(body)
