@@ -2,8 +2,8 @@
 
 import pytest
 
+from securellm._fast.showing_py import Shown, encode_duration, limit_headers
 from securellm.limits.quota import Measure
-from securellm.limits.showing import Shown, encode_duration, limit_headers
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ from securellm.providers.registry import describe
 from securellm.providers.request import (
     HEADERS_UP,
     NEVER_UP,
+    _id_ranks,
+    _names_down,
+    allowed_up,
     build_models_request,
     build_request,
     dropped_headers,
@@ -116,7 +119,8 @@ def test_connection_cannot_strip_our_headers() -> None:
 def test_only_allowed_headers_go_up(headers: Headers, additions: list[bytes]) -> None:
     """Whatever the caller sends and the operator adds, credentials, addresses and hop-by-hop headers never go up."""
     allowed = HEADERS_UP | {b"openai-beta", b"x-team"}
-    kept = headers_up(headers, Dialect.OPENAI, additions)
+    kept, present = headers_up(headers, allowed_up(Dialect.OPENAI, additions))
+    assert present == {name for name, _ in kept}
     assert {name for name, _ in kept} <= allowed
     assert [pair for pair in kept if pair not in headers] == []
 
@@ -223,3 +227,21 @@ def test_the_providers_own_id() -> None:
     assert upstream_request_id([(b"x-request-id", b"a"), (b"cf-ray", b"c")]) == "a"
     assert upstream_request_id([(b"cf-ray", b"c"), (b"Request-Id", b"b")]) == "b"
     assert upstream_request_id([(b"date", b"x")]) is None
+
+
+def test_many_names_of_headers_are_not_remembered() -> None:
+    """Whatever providers send: what goes down stays the same, and what is remembered of their names is bounded."""
+    for number in range(3000):
+        odd = b"x-odd-%d" % number
+        headers = [(odd, b"1"), (b"X-RateLimit-%d" % number, b"2"), (b"x-" * 5000 + odd, b"3"), (b"request-id", b"4")]
+        assert headers_down(headers) == [(b"x-upstream-ratelimit-%d" % number, b"2")]
+        assert upstream_request_id(headers) == "4"
+    assert max(len(_names_down), len(_id_ranks)) <= 256
+    assert max(map(len, [*_names_down, *_id_ranks])) <= 64
+
+
+def test_providers_of_another_configuration() -> None:
+    """What is remembered of a provider goes with it: one of the same name with another key sends that key."""
+    for number in range(300):
+        provider = describe("openai", Section(enabled=True, api_key=Secret(f"key-{number}")))
+        assert _values(_build(provider, []), b"authorization") == [b"Bearer key-%d" % number]

@@ -9,9 +9,11 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from securellm._fast import answers_py as answers
     from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
     from securellm._fast import members_py as members
+    from securellm._fast import showing_py as showing
     from securellm._fast import sse_py as sse
     from securellm._fast import tokens_py as tokens
 
@@ -20,20 +22,24 @@ else:
     try:
         if os.environ.get("SECURELLM_NO_EXTENSIONS") == "1":
             raise ImportError("the pure twins are asked for")
+        from securellm._fast import answers_c as answers
         from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
         from securellm._fast import members_c as members
+        from securellm._fast import showing_c as showing
         from securellm._fast import sse_c as sse
         from securellm._fast import tokens_c as tokens
 
         IMPLEMENTATION = "compiled"
     except ImportError:
+        from securellm._fast import answers_py as answers
         from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
         from securellm._fast import members_py as members
+        from securellm._fast import showing_py as showing
         from securellm._fast import sse_py as sse
         from securellm._fast import tokens_py as tokens
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "gcra", "http1", "members", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "members", "showing", "sse", "tokens"]

@@ -24,14 +24,13 @@ from securellm.limits.quota import (
     Store,
     demands_of,
 )
-from securellm.limits.showing import Shown, limit_headers
+from securellm.limits.showing import headers_after, refusal_headers
 
 ANONYMOUS = "anonymous"  # the subject of callers without a key, who share its bucket
 MAX_KNOWN = 20_000  # callers and models whose demands are kept; past it all are worked out anew
 MOST_MINUTES_OF_DEBT = 60  # a provider that reports nonsense must not lock a bucket for good
 
 _REQUESTS, _TOKENS = Measure.REQUESTS, Measure.TOKENS  # an enum's members are slow to look up
-_CONCURRENT = Measure.CONCURRENT
 _WHAT = {
     Measure.REQUESTS: "",
     Measure.TOKENS: " (tokens in a minute)",
@@ -226,13 +225,7 @@ class Hold:
 
     def headers(self) -> Headers:
         """`x-ratelimit-*` of the bucket that is nearest to its end, for requests and for tokens."""
-        shown = [
-            Shown.after(demand, level, now_us)
-            for demands, levels, _, now_us in self._taken
-            for demand, level in zip(demands, levels, strict=True)
-            if demand.measure is not _CONCURRENT  # which has none
-        ]
-        return limit_headers(shown)
+        return headers_after(self._taken)
 
     def settle(self, tokens: int | None) -> None:
         """End what was taken, `tokens` of it used; None: nothing was. Waits for nothing, raises nothing; once."""
@@ -269,5 +262,5 @@ def _refusal(answer: Denied | Never, tokens: int) -> RateLimited | OverCapacity:
         )
     message = f"Rate limit exceeded for {subject}{_WHAT[demand.measure]}"  # capital R: the first users' scripts
     refused = RateLimited(message, param=param, retry_after_s=answer.retry_after_us / 1_000_000)
-    refused.headers = tuple(limit_headers([Shown.refusing(answer)]))
+    refused.headers = tuple(refusal_headers(answer))
     return refused

@@ -4,8 +4,8 @@ Only an allow-list of the caller's headers goes up. What a caller's `Connection`
 headers alone, so it can never strip a header that we add. A key goes to the origin it is bound to or nowhere.
 """
 
-import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeVar
 
 from securellm import __version__
 from securellm.chat import Dialect, Endpoint, Headers
@@ -54,11 +54,13 @@ NEVER_UP = frozenset(
 
 HEADERS_DOWN = frozenset({b"content-type", b"retry-after", b"openai-processing-ms"})
 
-_LIMITS_DOWN = (b"anthropic-ratelimit-", b"x-ratelimit-")
+_MAX_NAMES = 256  # of providers' headers whose way down is remembered …
+_MAX_NAME_BYTES = 64  # … and the longest of them
 _ID_HEADERS = {b"x-request-id": 0, b"request-id": 1, b"cf-ray": 2}  # by rank
 
 _NEVER_UP_PREFIXES = (b"x-forwarded-", b"x-securellm-")
 _SINGLE = frozenset({b"content-type", b"accept", b"anthropic-version", b"idempotency-key", b"traceparent"})
+_T = TypeVar("_T")
 _USER_AGENT = f"securellm-bridge/{__version__}".encode()
 
 
@@ -69,22 +71,59 @@ def build_request(
 
     `attempt` counts from 1 and goes up beside an idempotency key that is the same for every attempt of a request.
     """
+    plan = _plan_of(provider, endpoint)
+    headers, present = headers_up(call_headers, plan.allowed)
+    for default in plan.defaults:
+        if default[0] not in present:
+            headers.append(default)
+    if plan.idempotency_key and b"idempotency-key" not in present:
+        headers.append((b"idempotency-key", request_id.encode("ascii")))
+    headers += plan.ours
+    headers.append((b"x-securellm-attempt", b"%d" % attempt))
+    return UpstreamRequest("POST", plan.url, provider.origin, headers, body)
+
+
+class _Plan(NamedTuple):
+    """What is the same in every request to a provider from one front door. Its repr shows no values."""
+
+    provider: Provider
+    url: str
+    allowed: frozenset[bytes]  # the names of the caller's headers that may go up
+    defaults: tuple[tuple[bytes, bytes], ...]  # what is said where the caller has not
+    idempotency_key: bool
+    ours: tuple[tuple[bytes, bytes], ...]  # with the key
+
+    def __repr__(self) -> str:
+        return f"<_Plan {self.url}>"
+
+
+_plans: dict[tuple[int, Endpoint], _Plan] = {}  # by the id of a provider, which its plan keeps alive
+_MAX_PLANS = 256  # past it all are made anew, so that providers of an earlier configuration are let go
+
+
+def _plan_of(provider: Provider, endpoint: Endpoint) -> _Plan:
+    plan = _plans.get((id(provider), endpoint))
+    if plan is None:
+        plan = _make_plan(provider, endpoint)
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        _plans[id(provider), endpoint] = plan
+    return plan
+
+
+def _make_plan(provider: Provider, endpoint: Endpoint) -> _Plan:
+    """Raises UnsupportedEndpoint."""
     spec = provider.endpoints.get(endpoint)
     if spec is None:
         raise UnsupportedEndpoint(f"provider {provider.name} has no {endpoint.value}")
-    headers = headers_up(call_headers, spec.dialect, provider.headers_up)
+    allowed = allowed_up(spec.dialect, provider.headers_up)
     if spec.dialect is not endpoint.dialect:  # the body is ours then, whatever the caller said of his
-        headers = [(name, value) for name, value in headers if name != b"content-type"]
-    present = {name for name, _ in headers}
-    if b"content-type" not in present:
-        headers.append((b"content-type", b"application/json"))
-    if spec.dialect is Dialect.ANTHROPIC and b"anthropic-version" not in present:
-        headers.append((b"anthropic-version", DEFAULT_VERSION))
-    if provider.quirks.idempotency_key and b"idempotency-key" not in present:
-        headers.append((b"idempotency-key", request_id.encode("ascii")))
-    headers += _ours(provider.api_key, provider.origin, provider.auth)
-    headers.append((b"x-securellm-attempt", b"%d" % attempt))
-    return UpstreamRequest("POST", spec.url, provider.origin, headers, body)
+        allowed -= {b"content-type"}
+    defaults: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
+    if spec.dialect is Dialect.ANTHROPIC:
+        defaults += ((b"anthropic-version", DEFAULT_VERSION),)
+    ours = _ours(provider.api_key, provider.origin, provider.auth)
+    return _Plan(provider, spec.url, allowed, defaults, provider.quirks.idempotency_key, ours)
 
 
 def build_models_request(provider: Provider) -> UpstreamRequest | None:
@@ -103,27 +142,28 @@ def build_models_request(provider: Provider) -> UpstreamRequest | None:
     )
 
 
-def headers_up(call_headers: Headers, dialect: Dialect, additions: Iterable[bytes] = ()) -> Headers:
-    """The caller's headers that may go to a provider of `dialect`, in the caller's order."""
-    allowed = _allowed_up(dialect, tuple(additions))
-    named: set[bytes] | None = None
+def headers_up(call_headers: Headers, allowed: frozenset[bytes]) -> tuple[Headers, set[bytes]]:
+    """The caller's headers that are allowed and that its `Connection` does not name, in its order; and their names."""
     kept: Headers = []
-    seen: set[bytes] = set()
-    for name, value in call_headers:
-        if name not in allowed or (name in _SINGLE and name in seen):
-            continue
-        if named is None:
-            named = _named_by_connection(call_headers)
-        if name in named:
-            continue
-        seen.add(name)
-        kept.append((name, value))
-    return kept
+    present: set[bytes] = set()
+    connections: list[bytes] = []
+    for header in call_headers:
+        name = header[0]
+        if name in allowed:
+            if name not in present or name not in _SINGLE:
+                present.add(name)
+                kept.append(header)
+        elif name == b"connection":
+            connections.append(header[1])
+    if connections:
+        named = {token.strip().lower() for value in connections for token in value.split(b",")}
+        if not named.isdisjoint(present):
+            return [header for header in kept if header[0] not in named], present - named
+    return kept, present
 
 
-@functools.lru_cache(maxsize=256)
-def _allowed_up(dialect: Dialect, additions: tuple[bytes, ...]) -> frozenset[bytes]:
-    """The names that may go up, whatever the caller's `Connection` says of them."""
+def allowed_up(dialect: Dialect, additions: Iterable[bytes] = ()) -> frozenset[bytes]:
+    """The names of headers that may go up to a provider of `dialect`."""
     allowed = {name for name in {*HEADERS_UP, *additions} if not _is_never_up(name)}
     return frozenset(allowed | {name for name, dialects in DIALECT_HEADERS.items() if dialect in dialects})
 
@@ -135,36 +175,51 @@ def dropped_headers(call_headers: Headers, dialect: Dialect) -> tuple[str, ...]:
         for name, _ in call_headers
         if name in DIALECT_HEADERS and name.endswith(b"-beta") and dialect not in DIALECT_HEADERS[name]
     ]
-    return tuple(dict.fromkeys(dropped))
+    return tuple(dict.fromkeys(dropped)) if dropped else ()
 
 
 def headers_down(provider_headers: Headers) -> Headers:
     """The provider's headers that may go to the caller, in order; its `x-ratelimit-*` renamed `x-upstream-…`."""
-    kept: Headers = []
-    for raw_name, value in provider_headers:
-        name = raw_name.lower()
-        if name in HEADERS_DOWN:
-            kept.append((name, value))
-        elif not name.startswith(_LIMITS_DOWN):
-            continue
-        elif name.startswith(b"anthropic-"):
-            kept.append((name, value))
-        else:
-            kept.append((b"x-upstream-" + name.removeprefix(b"x-"), value))
-    return kept
+    return [(name, value) for raw_name, value in provider_headers if (name := _names_down[raw_name]) is not None]
 
 
 def upstream_request_id(provider_headers: Headers) -> str | None:
     """The provider's own id of the request, from the header it uses."""
     found, found_rank = None, len(_ID_HEADERS)
     for name, value in provider_headers:
-        rank = _ID_HEADERS.get(name.lower())
+        rank = _id_ranks[name]
         if rank is not None and rank < found_rank:
             found, found_rank = value, rank
     return found.decode("latin-1") if found is not None else None
 
 
-@functools.lru_cache(maxsize=256)
+class _Remembered(dict[bytes, _T]):
+    """What a provider's header means, by its name as it came; worked out once, as all providers send much the same."""
+
+    def __init__(self, work_out: Callable[[bytes], _T]) -> None:
+        super().__init__()
+        self._work_out = work_out
+
+    def __missing__(self, raw_name: bytes) -> _T:
+        meaning = self._work_out(raw_name.lower())
+        if len(self) >= _MAX_NAMES:
+            self.clear()
+        if len(raw_name) <= _MAX_NAME_BYTES:
+            self[raw_name] = meaning
+        return meaning
+
+
+def _name_down(name: bytes) -> bytes | None:
+    """What the caller knows it as, None when it does not go down."""
+    if name in HEADERS_DOWN or name.startswith(b"anthropic-ratelimit-"):
+        return name
+    return b"x-upstream-" + name.removeprefix(b"x-") if name.startswith(b"x-ratelimit-") else None
+
+
+_names_down = _Remembered(_name_down)
+_id_ranks = _Remembered(_ID_HEADERS.get)
+
+
 def _ours(api_key: Secret | None, origin: str, auth: Auth) -> tuple[tuple[bytes, bytes], ...]:
     """What every request to a provider carries: encoding, hop mark, user agent and the key, if there is one."""
     headers: Headers = [
@@ -181,11 +236,3 @@ def _ours(api_key: Secret | None, origin: str, auth: Auth) -> tuple[tuple[bytes,
 
 def _is_never_up(name: bytes) -> bool:
     return name in NEVER_UP or name.startswith(_NEVER_UP_PREFIXES)
-
-
-def _named_by_connection(call_headers: Headers) -> set[bytes]:
-    named: set[bytes] = set()
-    for name, value in call_headers:
-        if name == b"connection":
-            named.update(token.strip().lower() for token in value.split(b","))
-    return named

@@ -1,6 +1,7 @@
 """The heads of answers: what crosses from the provider, and what the gateway says of itself."""
 
 import email.utils
+import functools
 
 from securellm.chat import Dialect, Endpoint, Headers, RequestId
 from securellm.permit import Permit
@@ -10,13 +11,16 @@ CONTENT_TYPE_JSON = (b"content-type", b"application/json")
 CONTENT_TYPE_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
 AGAINST_BUFFERING: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
+_ASKED_ONCE = (b"x-securellm-attempts", b"1")
+_ANTHROPIC = Dialect.ANTHROPIC  # an enum's members are slow to look up
+
 request_id_of = upstream_request_id
 
 
 def id_headers(endpoint: Endpoint | None, request_id: RequestId) -> Headers:
     """Our id of the request, under the names that the callers of that door look for."""
     value = request_id.encode("ascii")
-    if endpoint is not None and endpoint.dialect is Dialect.ANTHROPIC:
+    if endpoint is not None and endpoint.dialect is _ANTHROPIC:
         return [(b"x-request-id", value), (b"request-id", value)]
     return [(b"x-request-id", value)]
 
@@ -26,26 +30,44 @@ def served_by(permit: Permit) -> Headers:
     headers = id_headers(permit.endpoint, permit.request_id)
     target = permit.answered_by
     if target is not None:
-        headers.append((b"x-securellm-provider", target.provider.name.encode("latin-1")))
-        headers.append((b"x-securellm-model", target.model.encode("ascii", "backslashreplace")))
+        headers += _named(target.provider.name, target.model)
     headers += permit.holdings.headers()
-    headers.append((b"x-securellm-attempts", b"%d" % permit.asked))
+    asked = permit.asked
+    headers.append(_ASKED_ONCE if asked == 1 else (b"x-securellm-attempts", b"%d" % asked))
     if permit.dropped:
         headers.append((b"x-securellm-dropped", ", ".join(permit.dropped).encode("ascii", "backslashreplace")))
     return headers
 
 
+@functools.lru_cache(maxsize=1024)
+def _named(provider: str, model: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-securellm-provider", provider.encode("latin-1")),
+        (b"x-securellm-model", model.encode("ascii", "backslashreplace")),
+    )
+
+
 def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, translated: bool) -> Headers:
     """The head of a 2xx. `translated` answers get the content type of the caller's dialect, others keep theirs."""
-    headers = headers_down(provider_headers)
-    if translated or b"content-type" not in dict(headers):
-        headers = [(name, value) for name, value in headers if name != b"content-type"]
-        headers.append(CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON)
+    headers = typed_headers(provider_headers, CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON, replace=translated)
     if stream:
         headers += AGAINST_BUFFERING
     headers += served_by(permit)
     if permit.meter is not None and permit.meter.context_truncated:
         headers.append((b"x-securellm-context-truncated", b"true"))
+    return headers
+
+
+def typed_headers(provider_headers: Headers, content_type: tuple[bytes, bytes], *, replace: bool) -> Headers:
+    """The provider's headers that go down, with `content_type` behind them where it has none or is to be replaced."""
+    headers = headers_down(provider_headers)
+    if replace:
+        headers = [header for header in headers if header[0] != b"content-type"]
+    else:
+        for header in headers:
+            if header[0] == b"content-type":
+                return headers
+    headers.append(content_type)
     return headers
 
 

@@ -6,13 +6,14 @@ import trio
 from securellm.chat import Headers, Outcome, Status
 from securellm.errors import CallerError, ProviderAnswered, SecureLLMError, TotalTimeout
 from securellm.permit import Permit
-from securellm.providers.request import headers_down
 from securellm.upstream.client import Exchange
 from securellm.upstream.counting import count_request
-from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, id_headers, served_by
+from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, id_headers, served_by, typed_headers
 from securellm.upstream.prepare import Prepared
 from securellm.upstream.stream import status_of
 from securellm.wire.envelope import encode_error, error_headers
+
+_OK = Outcome(Status.SUCCESS, 200)  # how nearly all end
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -27,16 +28,15 @@ class Reply(msgspec.Struct, frozen=True):
 def whole_reply(permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
     """A provider's whole answer."""
     headers = answer_headers(permit, exchange.headers, stream=False, translated=prepared.translated)
-    return Reply(exchange.status, headers, body, Outcome(Status.SUCCESS, exchange.status))
+    status = exchange.status
+    return Reply(status, headers, body, _OK if status == 200 else Outcome(Status.SUCCESS, status))
 
 
 def refusal_reply(
     permit: Permit, error: ProviderAnswered, prepared: Prepared, body: bytes, provider_headers: Headers
 ) -> Reply:
     """A provider's own error: its status, and its body, unchanged in the same dialect and translated otherwise."""
-    headers = headers_down(provider_headers)
-    if prepared.translated or not any(name == b"content-type" for name, _ in headers):
-        headers = [(name, value) for name, value in headers if name != b"content-type"] + [CONTENT_TYPE_JSON]
+    headers = typed_headers(provider_headers, CONTENT_TYPE_JSON, replace=prepared.translated)
     headers += [*served_by(permit), (b"x-securellm-error-source", b"upstream")]
     return Reply(error.status, headers, prepared.relay.refused(error.status, body), _outcome(error))
 
@@ -58,7 +58,7 @@ async def count_reply(permit: Permit) -> Reply:
             (b"x-securellm-usage-source", counted.source.encode("ascii")),
         ]
         body = msgspec.json.encode({"input_tokens": counted.tokens})
-        return Reply(200, headers, body, Outcome(Status.SUCCESS, 200))
+        return Reply(200, headers, body, _OK)
     return error_reply(
         permit, permit.interruption or TotalTimeout("the time for the whole request (timeouts.total_s) passed")
     )

@@ -25,6 +25,7 @@ _TO_OPENAI: dict[Dialect, dict[str, str]] = {
         "refusal": "content_filter",
         "model_context_window_exceeded": "length",
     },
+    Dialect.RESPONSES: {"max_output_tokens": "length", "max_tokens": "length"},  # why a response is incomplete
     Dialect.OLLAMA: {"stop": "stop", "length": "length", "load": "stop", "unload": "stop"},
 }
 

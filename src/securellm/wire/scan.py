@@ -2,8 +2,9 @@
 
 What all dialects share. A scanner (`_fast/sse_py.py`) cuts the stream into events; a dialect looks at each
 (`scan_openai`, `scan_anthropic`, `scan_responses`) and fills the meter. The compiled scanner counts by itself what only
-says more text, with the same result. Nothing is re-encoded. The one edit is the removal of a usage-only chunk that we
-asked for and the caller did not.
+says more text, and a whole answer that is plain is read without being decoded (`_fast/answers_py.py`), with the same
+result. Nothing is re-encoded. The one edit is the removal of a usage-only chunk that we asked for and the caller did
+not.
 
 - *Semantic* is an event that carries text, reasoning, a tool call or a finish, and the terminal event. Pings, comments,
   openings without content (`message_start`, a delta with nothing but a role) and errors are not: they neither commit
@@ -15,15 +16,18 @@ asked for and the caller did not.
 """
 
 import abc
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
 
-from securellm._fast import sse
+from securellm._fast import answers, sse
+from securellm._fast.answers_py import Said
 from securellm._fast.sse_py import HOLDING, IDENTIFIED, REMOVED, SEMANTIC, TERMINAL
 from securellm.chat import Dialect, Meter, Relayed
 from securellm.errors import ProviderError, SecureLLMError, UpstreamInvalid, UpstreamTruncated
 from securellm.wire.envelope import encode_error_event
+from securellm.wire.finish import finish_reason
 from securellm.wire.sse import SSEEvent, parse_event
 
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # what msgspec raises for bad JSON
@@ -33,6 +37,10 @@ class ScanningRelay(abc.ABC):
     """A `chat.Relay` whose output is its input; a subclass says what the events of its dialect mean."""
 
     dialect: ClassVar[Dialect]
+    _dialect_name: ClassVar[str]  # an enum's value is slow to look up
+
+    def __init_subclass__(cls) -> None:
+        cls._dialect_name = cls.dialect.value
 
     def __init__(
         self,
@@ -42,11 +50,13 @@ class ScanningRelay(abc.ABC):
         model: str,
         created_s: int,
         scanner: type[sse.StreamScanner] = sse.StreamScanner,
+        read: Callable[[str, bytes], Said | None] = answers.read,
     ) -> None:
         self.meter = Meter()
         self.terminal = False
         self.failure: ProviderError | None = None
-        self.scanner = scanner(self.dialect.value)
+        self.scanner = scanner(self._dialect_name)
+        self._read = read
         self._hide_usage = hide_usage
         self._request_id = request_id
         self._model = model
@@ -75,11 +85,18 @@ class ScanningRelay(abc.ABC):
         return encode_error_event(self.dialect, error, self._request_id)
 
     def whole(self, body: bytes) -> bytes:
-        """The body unchanged, once it is known to be a JSON object. Raises UpstreamInvalid."""
-        try:
-            self._see_whole(body)
-        except UNREADABLE as exc:
-            raise UpstreamInvalid("the provider answered with a body that is not a json object") from exc
+        """The body unchanged, once it is known to be a JSON object. Nothing else is fed. Raises UpstreamInvalid."""
+        said = self._read(self._dialect_name, body)
+        if said is None:
+            try:
+                self._see_whole(body)
+            except UNREADABLE as exc:
+                raise UpstreamInvalid("the provider answered with a body that is not a json object") from exc
+            return body
+        meter = self.meter
+        meter.upstream_id, meter.upstream_model, meter.usage, meter.output_bytes, finish, native_finish = said
+        if finish is not None:
+            meter.finish_reason, meter.native_finish = finish_reason(self.dialect, finish), native_finish
         return body
 
     def refused(self, status: int, body: bytes) -> bytes:

@@ -12,6 +12,7 @@ import msgspec
 from securellm.chat import Dialect
 from securellm.errors import SecureLLMError
 from securellm.wire.envelope import encode_error_event, parse_in_band_error
+from securellm.wire.finish import finish_reason
 from securellm.wire.scan import UNREADABLE, ScanningRelay, objects, text_bytes, word
 from securellm.wire.sse import SSEEvent
 from securellm.wire.usage import merge_reported, usage_from_responses
@@ -37,7 +38,6 @@ _BODIES = msgspec.json.Decoder(dict[str, Any])
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _OPENINGS = frozenset({"response.created", "response.queued", "response.in_progress", "keepalive", "ping"})
 _EMPTY_ITEMS = frozenset({"message", "reasoning"})  # output items that say nothing when they are added
-_FINISH_OF_REASON = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 
 
 class ResponsesScan(ScanningRelay):
@@ -141,7 +141,7 @@ class ResponsesScan(ScanningRelay):
             details = response.get("incomplete_details")
             reason = word(details.get("reason")) if isinstance(details, dict) else None
             self.meter.native_finish = reason or status
-            self.meter.finish_reason = _FINISH_OF_REASON.get(reason or "", reason)
+            self.meter.finish_reason = finish_reason(Dialect.RESPONSES, reason) if reason is not None else None
 
     def _fail_by(self, error: object) -> None:
         if self.failure is None:
