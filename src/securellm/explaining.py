@@ -231,7 +231,7 @@ class _Steps:
         route = candidates_of(serving, self._caller, call, peeked.model)
         self.tokens = await estimate_use_tokens(call.endpoint, body, peeked)
         self.limits = self._limits_of(route, self.tokens)
-        weight = await weigh_body(call.endpoint, body)
+        weight = await weigh_body(call.endpoint, body, peeked)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)

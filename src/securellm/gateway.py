@@ -147,7 +147,7 @@ class Gateway:
             tokens = await estimate_use_tokens(call.endpoint, body, peeked)
             await holdings.take(serving.limiter, caller, route.targets[0], tokens)
             if self._accounts.budgets(caller):
-                weight = await weigh_body(call.endpoint, body)
+                weight = await weigh_body(call.endpoint, body, peeked)
                 most = most_of(serving, call.endpoint, peeked, weight, route.targets)
                 await holdings.reserve(self._budgets, caller, most, call.request_id)
             found = None

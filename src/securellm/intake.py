@@ -8,6 +8,7 @@ import math
 
 import trio
 
+from securellm._fast import members
 from securellm.chat import Call, Endpoint
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
@@ -90,11 +91,11 @@ async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
+async def weigh_body(endpoint: Endpoint, body: bytes, peeked: Peeked) -> Weight:
     """What the body may be charged for; a large one is looked at beside the event loop."""
     if len(body) < PEEK_APART_BYTES:
-        return weigh(endpoint, body)
-    return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
+        return weigh(endpoint, body, peeked.survey)
+    return await trio.to_thread.run_sync(weigh, endpoint, body, peeked.survey, abandon_on_cancel=True, limiter=_apart)
 
 
 async def estimate_use_tokens(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
@@ -103,8 +104,8 @@ async def estimate_use_tokens(endpoint: Endpoint, body: bytes, peeked: Peeked) -
     A quarter of the body's bytes, of which images are left out; what limits count is trued up afterwards.
     """
     size_bytes = len(body)
-    if size_bytes >= LARGE_BYTES and b"base64" in body:
-        size_bytes = (await weigh_body(endpoint, body)).input_tokens
+    if size_bytes >= LARGE_BYTES and members.holds(body, b"base64"):
+        size_bytes = (await weigh_body(endpoint, body, peeked)).input_tokens
     return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 
