@@ -131,9 +131,12 @@ IMAGES = st.builds(
     st.sampled_from(["image", "image_url", "input_image", "text"]),
 )
 TURNS = st.lists(
-    IMAGES
-    | st.builds(lambda parts: Object([("role", "user"), ("content", parts)]), st.lists(IMAGES | PARTS, max_size=3))
-    | PARTS,
+    st.builds(
+        lambda name, parts, kind: Object([("role", "user"), *kind, (name, parts)]),
+        st.sampled_from(["content", "output"]),
+        st.lists(IMAGES | st.builds(lambda kind: Object([("type", kind)]), TYPES), max_size=3) | TEXTS,
+        st.sampled_from([(), (), (("type", "tool_result"),), (("type", "file"),)]),
+    ),
     max_size=3,
 )
 TOOLS = st.lists(
@@ -145,7 +148,8 @@ TOOLS = st.lists(
 )
 FIELDS = (
     st.just(("model", "p/m"))
-    | st.tuples(st.sampled_from(["messages", "input", "system"]), TURNS | SCALARS)
+    | st.tuples(st.sampled_from(["messages", "input", "system"]), TURNS)
+    | st.tuples(st.sampled_from(["messages", "input", "system"]), PARTS)
     | st.tuples(st.just("tools"), TOOLS | SCALARS | st.just(Object([("type", "function")])))
     | st.tuples(st.sampled_from(["max_tokens", "max_completion_tokens", "n", "best_of"]), st.integers(-2, 9) | SCALARS)
     | st.tuples(

@@ -202,7 +202,7 @@ cdef bint _take_turn(Walk *walk, Inventory *inventory, dict kinds) except -1:
     cdef const char *source = NULL
     cdef const char *image_url = NULL
     cdef const char *key = NULL
-    cdef Py_ssize_t key_size = 0, type_size = 0, held_size = 0, source_size = 0, url_size = 0, image_bytes
+    cdef Py_ssize_t key_size = 0, type_size = 0, source_size = 0, url_size = 0, image_bytes
     cdef bint begun = False, taken
     cdef int found
     if not take(walk, c"{"):

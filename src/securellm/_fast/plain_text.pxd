@@ -1,6 +1,6 @@
 # Looking through text many bytes at a time, for extensions: where a run of plain characters ends, or one of characters
-# outside ASCII, and whether a word is there. With SSE2 16 bytes at a time, elsewhere 8 at a time; the last few one by one, so that nothing behind the end
-# is read.
+# outside ASCII, and whether a word is there. With SSE2 16 bytes at a time, elsewhere 8 at a time; the last few one by
+# one, so that nothing behind the end is read.
 
 cdef extern from *:
     """
