@@ -12,14 +12,14 @@ from securellm.accounts.authority import check_model, may_use
 from securellm.chat import Call, Caller, Endpoint
 from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
 from securellm.holdings import Most
-from securellm.pricing.bound import by_price, image_tokens_at_most, worst_case
+from securellm.pricing.bound import Ceiling, by_price, ceiling_of, image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
-from securellm.serving import KnownRoute, Serving
+from securellm.serving import KnownCeiling, KnownRoute, Serving
 from securellm.wire.body import Peeked
 from securellm.wire.weight import Weight
 
-MAX_KNOWN = 4096  # routes that are kept, by key and model; past it all are found anew
+MAX_KNOWN = 4096  # routes that are kept, by key and model, and bounds, by target; past it all are found anew
 
 
 def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
@@ -39,26 +39,33 @@ def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> R
 
 def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
     """The dearest of the targets, each at its own prices and bounds."""
-    most = Most(0, 0, 0)
+    cost_nusd = tokens = output_tokens = 0
     for target in targets:
-        provider, model = target.provider, target.model
-        price = price_of(serving.prices, provider.name, model)
-        card = serving.catalogue.card(provider.name, model)
-        output = serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens
-        bound = worst_case(
-            endpoint,
-            peeked,
-            weight,
-            price,
-            image_tokens=image_tokens_at_most(provider.kind, model),
-            window_tokens=card.context if card is not None else None,
-            max_output_tokens=output,
-        )
-        output_tokens = (peeked.max_output_tokens or output) * peeked.n * weight.answers
-        most = Most(
-            max(most.cost_nusd, bound.cost_nusd), max(most.tokens, bound.tokens), max(most.output_tokens, output_tokens)
-        )
-    return most
+        ceiling = _ceiling(serving, target)
+        bound = worst_case(endpoint, peeked, weight, ceiling)
+        output = (peeked.max_output_tokens or ceiling.max_output_tokens) * peeked.n * weight.answers
+        cost_nusd, tokens = max(cost_nusd, bound.cost_nusd), max(tokens, bound.tokens)
+        output_tokens = max(output_tokens, output)
+    return Most(cost_nusd, tokens, output_tokens)
+
+
+def _ceiling(serving: Serving, target: Target) -> Ceiling:
+    """What bounds requests to a target, as long as the catalogue says the same of it."""
+    provider, model, generation = target.provider, target.model, serving.catalogue.generation
+    known = serving.ceilings.get((provider.name, model))
+    if known is not None and known.generation == generation:
+        return known.ceiling
+    card = serving.catalogue.card(provider.name, model)
+    ceiling = ceiling_of(
+        price_of(serving.prices, provider.name, model),
+        image_tokens=image_tokens_at_most(provider.kind, model),
+        window_tokens=card.context if card is not None else None,
+        max_output_tokens=serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens,
+    )
+    if len(serving.ceilings) >= MAX_KNOWN:
+        serving.ceilings.clear()
+    serving.ceilings[provider.name, model] = KnownCeiling(generation, ceiling)
+    return ceiling
 
 
 def _find_candidates(serving: Serving, caller: Caller, call: Call, model: str, x_provider: str | None) -> Route:
