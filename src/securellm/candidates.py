@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from securellm.accounts.authority import check_model, may_use
-from securellm.chat import Call, Caller, Endpoint
+from securellm.chat import Caller, Endpoint
 from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
 from securellm.holdings import Most
 from securellm.pricing.bound import Ceiling, by_price, ceiling_of, image_tokens_at_most, worst_case
@@ -22,14 +22,13 @@ from securellm.wire.weight import Weight
 MAX_KNOWN = 4096  # routes that are kept, by key and model, and bounds, by target; past it all are found anew
 
 
-def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
+def candidates_of(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     """The targets to ask, in order. Raises UnknownModel and its kin, ModelRefused, UnpricedModel."""
-    x_provider = call.header(b"x-provider")
-    asked = (caller.key_id, model, x_provider, call.endpoint)
+    asked = (caller.key_id, model, x_provider, endpoint)
     known = serving.routes.get(asked)
     if known is not None and known.caller is caller and known.generation == serving.catalogue.generation:
         return known.route
-    route = _find_candidates(serving, caller, call, model, x_provider)
+    route = _find_candidates(serving, caller, endpoint, model, x_provider)
     if not serving.catalogue.is_auto(model, x_provider):  # which depends on how its targets are doing
         if len(serving.routes) >= MAX_KNOWN:
             serving.routes.clear()
@@ -68,12 +67,12 @@ def _ceiling(serving: Serving, target: Target) -> Ceiling:
     return ceiling
 
 
-def _find_candidates(serving: Serving, caller: Caller, call: Call, model: str, x_provider: str | None) -> Route:
+def _find_candidates(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     catalogue, healthy = serving.catalogue, serving.origins.healthy
     try:
-        route = catalogue.route(model, x_provider, call.endpoint, healthy)
+        route = catalogue.route(model, x_provider, endpoint, healthy)
     except UnsupportedEndpoint:
-        if call.endpoint is not Endpoint.COUNT_TOKENS:
+        if endpoint is not Endpoint.COUNT_TOKENS:
             raise
         # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
         route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)

@@ -20,7 +20,7 @@ from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
 from securellm.holdings import Most
-from securellm.intake import check_head, estimate_use_tokens, peek_body, read_body, weigh_body
+from securellm.intake import check_head, estimate_use_tokens, peek_body, read_body, read_head, weigh_body
 from securellm.limits.in_flight import InFlightBytes
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
@@ -223,12 +223,12 @@ class _Steps:
     async def walk(self) -> None:
         """Raises what would refuse the request."""
         serving, call = self._serving, self._call
-        check_head(call)
+        check_head(read_head(call.headers), call.headers)
         check_caller(self._caller, call.endpoint, call.client_ip)
         charge = InFlightBytes(serving.config.server.max_in_flight_bytes).open_charge()
         body = await read_body(call, charge, serving.config.server)
         peeked = self.peeked = await peek_body(call.endpoint, body)
-        route = candidates_of(serving, self._caller, call, peeked.model)
+        route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
         self.tokens = await estimate_use_tokens(call.endpoint, body, peeked)
         self.limits = self._limits_of(route, self.tokens)
         weight = await weigh_body(call.endpoint, body, peeked)

@@ -31,7 +31,16 @@ from securellm.errors import (
     ShuttingDown,
 )
 from securellm.holdings import Holdings
-from securellm.intake import check_head, check_hop, estimate_use_tokens, peek_body, read_body, weigh_body
+from securellm.intake import (
+    PROVIDER,
+    check_head,
+    check_hop,
+    estimate_use_tokens,
+    peek_body,
+    read_body,
+    read_head,
+    weigh_body,
+)
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
@@ -128,7 +137,8 @@ class Gateway:
         """Let the request in, or say why not. The key is checked before the body is read."""
         serving = self._serving
         try:
-            check_hop(call)
+            head = read_head(call.headers)
+            check_hop(head)
             caller = self.authenticate(call.headers, call.client_ip)
             page = self._ledger.open_page(serving.tariff)
         except SecureLLMError as error:
@@ -139,11 +149,12 @@ class Gateway:
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            check_head(call)
+            check_head(head, call.headers)
             check_caller(caller, call.endpoint, call.client_ip)
             body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_body(call.endpoint, body)
-            route = candidates_of(serving, caller, call, peeked.model)
+            x_provider = call.header(b"x-provider") if head & PROVIDER else None
+            route = candidates_of(serving, caller, call.endpoint, peeked.model, x_provider)
             tokens = await estimate_use_tokens(call.endpoint, body, peeked)
             await holdings.take(serving.limiter, caller, route.targets[0], tokens)
             if self._accounts.budgets(caller):

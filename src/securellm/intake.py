@@ -9,36 +9,92 @@ import math
 import trio
 
 from securellm._fast import members
-from securellm.chat import Call, Endpoint
+from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.limits.in_flight import Charge
 from securellm.tokens import estimate_tokens
-from securellm.wire.body import Peeked, check_headers, peek
+from securellm.wire.body import Peeked, check_headers, names_destination, peek
 from securellm.wire.weight import Weight, weigh
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
 LARGE_BYTES = 64 * 1024  # of a body that may be an image more than a text
 
+# What a head may have in it, told by the names of its headers: that it came through a gateway already, something that
+# `check_head` has to look at, the provider that the caller wants.
+HOP, DOUBTFUL, PROVIDER = 1, 2, 4
+# The names that nearly all heads are made of, so that they need not be looked at one by one for each request.
+_SAYING = {
+    b"x-securellm-hop": HOP,
+    b"content-encoding": DOUBTFUL,
+    b"x-provider": DOUBTFUL | PROVIDER,
+    **dict.fromkeys(
+        (
+            b"accept",
+            b"accept-encoding",
+            b"accept-language",
+            b"anthropic-beta",
+            b"anthropic-version",
+            b"authorization",
+            b"connection",
+            b"content-length",
+            b"content-type",
+            b"cookie",
+            b"host",
+            b"idempotency-key",
+            b"traceparent",
+            b"transfer-encoding",
+            b"user-agent",
+            b"x-api-key",
+            b"x-forwarded-for",
+            b"x-request-id",
+            b"x-stainless-arch",
+            b"x-stainless-async",
+            b"x-stainless-lang",
+            b"x-stainless-os",
+            b"x-stainless-package-version",
+            b"x-stainless-read-timeout",
+            b"x-stainless-retry-count",
+            b"x-stainless-runtime",
+            b"x-stainless-runtime-version",
+            b"x-stainless-timeout",
+        ),
+        0,
+    ),
+}
+
 # Each of these threads keeps the interpreter's lock from the loop for some milliseconds: few at a time.
 _apart = trio.CapacityLimiter(2)
 
 
-def check_hop(call: Call) -> None:
+def read_head(headers: Headers) -> int:
+    """What a head may have in it: HOP, DOUBTFUL, PROVIDER, added up."""
+    found = 0
+    for name, _ in headers:
+        says = _SAYING.get(name)
+        if says is None:
+            says = DOUBTFUL if names_destination(name) else 0
+        found |= says
+    return found
+
+
+def check_hop(head: int) -> None:
     """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal.
 
-    Raises LoopDetected.
+    `head` is what `read_head` found. Raises LoopDetected.
     """
-    if call.header(b"x-securellm-hop") is not None:
+    if head & HOP:
         raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
 
 
-def check_head(call: Call) -> None:
+def check_head(head: int, headers: Headers) -> None:
     """What the head must not say. Raises BadRequest, DestinationField, ProviderConflict."""
-    check_headers(call.headers)
+    if not head & DOUBTFUL:
+        return
+    check_headers(headers)
     wanted: set[bytes] = set()
-    for name, value in call.headers:
+    for name, value in headers:
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
         if name == b"x-provider":

@@ -188,10 +188,15 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
     return b"".join((*pieces, view[at:]))
 
 
+def names_destination(name: bytes) -> bool:
+    """Whether a header is one by which a caller would say where the request goes."""
+    return name[-3:].lower() in _DESTINATION_ENDS and name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS)
+
+
 def check_headers(headers: Headers) -> None:
     """Refuse a head that names a destination, as `peek` does for bodies. Raises DestinationField."""
     for name, _ in headers:
-        if name[-3:].lower() in _DESTINATION_ENDS and name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS):
+        if names_destination(name):
             shown = name.decode("latin-1")
             raise DestinationField(
                 f"{shown}: where a request goes is the operator's choice, got it in a header", param=shown
