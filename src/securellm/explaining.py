@@ -20,7 +20,16 @@ from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
 from securellm.holdings import Most
-from securellm.intake import check_head, estimate_use_tokens, peek_body, read_body, read_head, weigh_body
+from securellm.intake import (
+    check_head,
+    estimate_use_tokens,
+    is_large,
+    peek_apart,
+    read_body,
+    read_head,
+    text_bytes,
+    weigh_apart,
+)
 from securellm.limits.in_flight import InFlightBytes
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
@@ -35,7 +44,8 @@ from securellm.serving import Serving
 from securellm.upstream.clients import UpstreamClients
 from securellm.upstream.origins import Origins
 from securellm.upstream.prepare import prepare
-from securellm.wire.body import Peeked, splice
+from securellm.wire.body import Peeked, peek, splice
+from securellm.wire.weight import weigh
 
 REQUEST_ID = RequestId("<request-id>")  # where the request's own id would stand
 HIDDEN = "***"
@@ -176,7 +186,8 @@ def call_of(endpoint: Endpoint, headers: Headers, body: bytes, client_ip: str) -
 
 async def with_model(endpoint: Endpoint, body: bytes, model: str) -> bytes:
     """The body with another model. Raises BadRequest."""
-    return splice(body, await peek_body(endpoint, body), model=model)
+    peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
+    return splice(body, peeked, model=model)
 
 
 async def explain(serving: Serving, caller: Caller, call: Call, spent: Sequence[Spending]) -> Explanation:
@@ -195,7 +206,7 @@ async def explain(serving: Serving, caller: Caller, call: Call, spent: Sequence[
         refusal=refusal,
         limits=steps.limits,
         estimated_tokens=steps.tokens,
-        reservation=Reserved(*steps.most) if steps.most is not None else None,
+        reservation=Reserved(*msgspec.structs.astuple(steps.most)) if steps.most is not None else None,
         budgets=steps.budgets,
         candidates=steps.candidates,
         note=steps.note,
@@ -227,11 +238,13 @@ class _Steps:
         check_caller(self._caller, call.endpoint, call.client_ip)
         charge = InFlightBytes(serving.config.server.max_in_flight_bytes).open_charge()
         body = await read_body(call, charge, serving.config.server)
-        peeked = self.peeked = await peek_body(call.endpoint, body)
+        large = is_large(body)
+        peeked = self.peeked = await peek_apart(call.endpoint, body) if large else peek(call.endpoint, body)
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
-        self.tokens = await estimate_use_tokens(call.endpoint, body, peeked)
+        self.tokens = estimate_use_tokens(await text_bytes(call.endpoint, body, peeked), peeked)
         self.limits = self._limits_of(route, self.tokens)
-        weight = await weigh_body(call.endpoint, body, peeked)
+        survey = peeked.survey
+        weight = await weigh_apart(call.endpoint, body, survey) if large else weigh(call.endpoint, body, survey)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)

@@ -9,6 +9,7 @@ import math
 import trio
 
 from securellm._fast import members
+from securellm._fast.members_py import Survey
 from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
@@ -105,12 +106,13 @@ def check_head(head: int, headers: Headers) -> None:
 
 async def read_body(call: Call, charge: Charge, server: Server) -> bytes:
     """The whole body, bounded in size and time. Raises PayloadTooLarge, BytesInFlight, SlowBody."""
-    limit_bytes = server.max_request_size_bytes
-    if call.body.length is not None:
-        _check_size(call.body.length, limit_bytes)
-        charge.grow_to(call.body.length)
-    whole = call.body.receive_nowait()
-    if whole is not None and call.body.length == len(whole) and call.body.receive_nowait() == b"":
+    source = call.body
+    length = source.length
+    if length is not None:
+        _check_size(length, server.max_request_size_bytes)
+        charge.grow_to(length)
+    whole = source.receive_nowait()
+    if whole is not None and length == len(whole) and source.receive_nowait() == b"":
         return whole  # it came with the head, as small ones do: no timers, and no copy
     return await _gather(call, whole or b"", charge, server)
 
@@ -123,6 +125,8 @@ async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> b
     rate_deadline_s = trio.current_time() + server.body_idle_timeout_s
     piece: bytes | None = first or None
     while True:
+        if piece is None:
+            piece = call.body.receive_nowait()  # what is here already needs no timers
         if piece is None:
             allowed_s = rate_deadline_s + size_bytes / rate_bytes_s if rate_bytes_s else math.inf
             deadline_s = min(allowed_s, trio.current_time() + server.body_idle_timeout_s)
@@ -140,28 +144,35 @@ async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> b
         piece = None
 
 
-async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:
-    """What the body asks for; a large one is looked at beside the event loop. Raises BadRequest and its kinds."""
-    if len(body) < PEEK_APART_BYTES:
-        return peek(endpoint, body)
+def is_large(body: bytes) -> bool:
+    """The body is to be looked at beside the event loop (`peek_apart`, `weigh_apart`), not in it (`peek`, `weigh`)."""
+    return len(body) >= PEEK_APART_BYTES
+
+
+async def peek_apart(endpoint: Endpoint, body: bytes) -> Peeked:
+    """What a large body asks for. Raises BadRequest and its kinds."""
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def weigh_body(endpoint: Endpoint, body: bytes, peeked: Peeked) -> Weight:
-    """What the body may be charged for; a large one is looked at beside the event loop."""
-    if len(body) < PEEK_APART_BYTES:
-        return weigh(endpoint, body, peeked.survey)
-    return await trio.to_thread.run_sync(weigh, endpoint, body, peeked.survey, abandon_on_cancel=True, limiter=_apart)
+async def weigh_apart(endpoint: Endpoint, body: bytes, surveyed: Survey | None) -> Weight:
+    """What a large body may be charged for."""
+    return await trio.to_thread.run_sync(weigh, endpoint, body, surveyed, abandon_on_cancel=True, limiter=_apart)
 
 
-async def estimate_use_tokens(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+async def text_bytes(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+    """The bytes of a body without its images, for an estimate: a small body is a text, whatever is in it."""
+    if len(body) < LARGE_BYTES or not members.holds(body, b"base64"):
+        return len(body)
+    if is_large(body):
+        return (await weigh_apart(endpoint, body, peeked.survey)).input_tokens
+    return weigh(endpoint, body, peeked.survey).input_tokens
+
+
+def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:
     """Tokens that a request may come to, for limits: those of its body, and of each answer as many as may be.
 
-    A quarter of the body's bytes, of which images are left out; what limits count is trued up afterwards.
+    A quarter of the body's `text_bytes`; what limits count is trued up afterwards.
     """
-    size_bytes = len(body)
-    if size_bytes >= LARGE_BYTES and members.holds(body, b"base64"):
-        size_bytes = (await weigh_body(endpoint, body, peeked)).input_tokens
     return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 

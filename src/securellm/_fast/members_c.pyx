@@ -20,6 +20,7 @@ from securellm._fast.plain_text cimport holds_word
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
+cdef object _new_tuple = tuple.__new__  # as Survey._make does it; calling Survey takes as long as walking a small body
 cdef object _decode = msgspec.json.Decoder(str).decode
 
 
@@ -346,7 +347,9 @@ def survey(bytes body not None, frozenset turns not None, dict kinds not None):
         spans[name] = (begin, begin + _length_of_value(start, walk.at))
     if walk.at != walk.end:
         return None
-    return Survey(spans, first_member, inventory.images, inventory.image_bytes, inventory.windowed, tool_types)
+    return _new_tuple(
+        Survey, (spans, first_member, inventory.images, inventory.image_bytes, inventory.windowed, tool_types)
+    )
 
 
 def holds(bytes body not None, bytes word not None):

@@ -10,6 +10,8 @@ its own limits; whatever is charged beyond it is an overrun.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
 
+import msgspec
+
 from securellm.chat import Endpoint
 from securellm.pricing.cost import MILLION
 from securellm.pricing.price import Price, Rates
@@ -31,7 +33,7 @@ _COUNT_TOKENS, _EMBEDDINGS = Endpoint.COUNT_TOKENS, Endpoint.EMBEDDINGS  # an en
 T = TypeVar("T")
 
 
-class Bound(NamedTuple):
+class Bound(msgspec.Struct, frozen=True):
     """What a request may use at most, all answers together."""
 
     cost_nusd: int

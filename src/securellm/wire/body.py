@@ -100,7 +100,7 @@ _MAX_OUTPUT_FIELDS = {
 }
 _STREAMING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
 _WITH_STREAM_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
-_ANSWERS_FIELDS = ("n", "best_of")
+_COUNT_TOKENS = Endpoint.COUNT_TOKENS  # an enum's members are slow to look up
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -145,7 +145,7 @@ def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
     if not isinstance(model, str) or not model or model_span is None:
         got = "an empty string" if model == "" else "nothing" if model_span is None else "something else"
         raise BadRequest(f"model: got {got}, expected the name of a model", param="model")
-    if endpoint is Endpoint.COUNT_TOKENS:
+    if endpoint is _COUNT_TOKENS:
         _check_countable(body, spans.get("messages"))
     include_usage: bool | None = None
     options_span, options_empty, usage_span = spans.get("stream_options"), True, None
@@ -154,12 +154,16 @@ def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
     stream = False
     if "stream" in spans and endpoint in _STREAMING:
         stream = bool(reading.maybe_boolean(_decode(body[slice(*spans["stream"])], "stream"), "stream"))
+    max_output_tokens = _largest(body, spans, _MAX_OUTPUT_FIELDS[endpoint])
+    n = 1
+    if ("n" in spans or "best_of" in spans) and endpoint in _WITH_STREAM_OPTIONS:
+        n = max(_largest(body, spans, ("n", "best_of")) or 1, 1)
     return Peeked(
         model,
         stream,
         include_usage,
-        _largest(body, spans, _MAX_OUTPUT_FIELDS[endpoint]),
-        max(_largest(body, spans, _ANSWERS_FIELDS) or 1, 1) if endpoint in _WITH_STREAM_OPTIONS else 1,
+        max_output_tokens,
+        n,
         model_span,
         first_member,
         options_span,

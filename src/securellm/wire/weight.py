@@ -38,6 +38,7 @@ _NONE = msgspec.Raw(b"")
 
 KINDS = dict.fromkeys(_TEXTS, TEXT) | dict.fromkeys(_IMAGES, IMAGE)
 _WITH_TURNS = frozenset({"messages", "input", "system"})  # members that hold turns
+_EMBEDDINGS = Endpoint.EMBEDDINGS  # an enum's members are slow to look up
 _WITHOUT_TURNS: frozenset[str] = frozenset()
 # Members that say more of what is charged than their bytes.
 _WEIGHTY = frozenset({"tools", "functions", "prompt", "audio", "modalities", "prediction", *_REFERENCES})
@@ -91,21 +92,20 @@ _WORDS = msgspec.json.Decoder(list[str])
 
 def turns_at(endpoint: Endpoint) -> frozenset[str]:
     """The members that hold turns at a door."""
-    return _WITH_TURNS if endpoint is not Endpoint.EMBEDDINGS else _WITHOUT_TURNS
+    return _WITH_TURNS if endpoint is not _EMBEDDINGS else _WITHOUT_TURNS
 
 
 def weigh(endpoint: Endpoint, body: bytes, surveyed: Survey | None = None) -> Weight:
     """The weight of a body that `peek` has checked. What cannot be read is `windowed`: no provider will take it."""
+    if surveyed is not None and _WEIGHTY.isdisjoint(surveyed.spans):
+        return Weight(len(body) - surveyed.image_bytes + ADDED_TOKENS, surveyed.images, surveyed.windowed)
     added = ADDED_TOKENS
     tally = _Tally()
     try:
         members: dict[str, _Value]
         if surveyed is not None:
             tally.images, tally.image_bytes, tally.windowed = surveyed.images, surveyed.image_bytes, surveyed.windowed
-            spans = surveyed.spans
-            if _WEIGHTY.isdisjoint(spans):
-                return Weight(len(body) - tally.image_bytes + added, tally.images, tally.windowed)
-            view = memoryview(body)
+            spans, view = surveyed.spans, memoryview(body)
             members = {name: view[slice(*spans[name])] for name in _WEIGHTY if name in spans}
             tool_types = surveyed.tool_types
         else:
