@@ -28,7 +28,7 @@ from securellm.intake import (
     read_body,
     read_head,
     text_bytes,
-    weigh_apart,
+    weigh_body,
 )
 from securellm.limits.in_flight import InFlightBytes
 from securellm.limits.limiter import Limiter
@@ -45,7 +45,6 @@ from securellm.upstream.clients import UpstreamClients
 from securellm.upstream.origins import Origins
 from securellm.upstream.prepare import prepare
 from securellm.wire.body import Peeked, peek, splice
-from securellm.wire.weight import weigh
 
 REQUEST_ID = RequestId("<request-id>")  # where the request's own id would stand
 HIDDEN = "***"
@@ -238,13 +237,11 @@ class _Steps:
         check_caller(self._caller, call.endpoint, call.client_ip)
         charge = InFlightBytes(serving.config.server.max_in_flight_bytes).open_charge()
         body = await read_body(call, charge, serving.config.server)
-        large = is_large(body)
-        peeked = self.peeked = await peek_apart(call.endpoint, body) if large else peek(call.endpoint, body)
+        peeked = self.peeked = await peek_apart(call.endpoint, body) if is_large(body) else peek(call.endpoint, body)
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
         self.tokens = estimate_use_tokens(await text_bytes(call.endpoint, body, peeked), peeked)
         self.limits = self._limits_of(route, self.tokens)
-        survey = peeked.survey
-        weight = await weigh_apart(call.endpoint, body, survey) if large else weigh(call.endpoint, body, survey)
+        weight = await weigh_body(call.endpoint, body, peeked)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)

@@ -42,7 +42,7 @@ from securellm.intake import (
     read_body,
     read_head,
     text_bytes,
-    weigh_apart,
+    weigh_body,
 )
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
 from securellm.limits.budgets import Budgets
@@ -58,7 +58,6 @@ from securellm.upstream.reply import count_reply
 from securellm.upstream.stream import Pulled, Upstream
 from securellm.wire.body import Peeked, peek
 from securellm.wire.envelope import encode_error, error_headers
-from securellm.wire.weight import weigh
 
 _log = logging.getLogger("securellm.gateway")
 
@@ -156,8 +155,7 @@ class Gateway:
             check_head(head, call.headers)
             check_caller(caller, endpoint, call.client_ip)
             body = await read_body(call, holdings.charge, serving.config.server)
-            large = is_large(body)
-            peeked = await peek_apart(endpoint, body) if large else peek(endpoint, body)
+            peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
             x_provider = call.header(b"x-provider") if head & PROVIDER else None
             route = candidates_of(serving, caller, endpoint, peeked.model, x_provider)
             size_bytes = len(body)
@@ -166,8 +164,7 @@ class Gateway:
             tokens = estimate_use_tokens(size_bytes, peeked)
             holdings.keep_hold(await serving.limiter.admit(caller, route.targets[0].id, tokens), tokens)
             if self._accounts.budgets(caller):
-                survey = peeked.survey
-                weight = await weigh_apart(endpoint, body, survey) if large else weigh(endpoint, body, survey)
+                weight = peeked.weight or await weigh_body(endpoint, body, peeked)
                 most = most_of(serving, endpoint, peeked, weight, route.targets)
                 reservation = await self._budgets.reserve(caller, most.cost_nusd, most.tokens, call.request_id)
                 holdings.keep_reservation(reservation, most)

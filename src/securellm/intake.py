@@ -9,7 +9,6 @@ import math
 import trio
 
 from securellm._fast import members
-from securellm._fast.members_py import Survey
 from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
@@ -145,7 +144,7 @@ async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> b
 
 
 def is_large(body: bytes) -> bool:
-    """The body is to be looked at beside the event loop (`peek_apart`, `weigh_apart`), not in it (`peek`, `weigh`)."""
+    """The body is to be looked at beside the event loop (`peek_apart`), not in it (`peek`)."""
     return len(body) >= PEEK_APART_BYTES
 
 
@@ -154,18 +153,20 @@ async def peek_apart(endpoint: Endpoint, body: bytes) -> Peeked:
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def weigh_apart(endpoint: Endpoint, body: bytes, surveyed: Survey | None) -> Weight:
-    """What a large body may be charged for."""
-    return await trio.to_thread.run_sync(weigh, endpoint, body, surveyed, abandon_on_cancel=True, limiter=_apart)
+async def weigh_body(endpoint: Endpoint, body: bytes, peeked: Peeked) -> Weight:
+    """What a body may be charged for, where peeking did not tell it; a large one is looked at beside the event loop."""
+    if peeked.weight is not None:
+        return peeked.weight
+    if not is_large(body):
+        return weigh(endpoint, body)
+    return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
 async def text_bytes(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
     """The bytes of a body without its images, for an estimate: a small body is a text, whatever is in it."""
     if len(body) < LARGE_BYTES or not members.holds(body, b"base64"):
         return len(body)
-    if is_large(body):
-        return (await weigh_apart(endpoint, body, peeked.survey)).input_tokens
-    return weigh(endpoint, body, peeked.survey).input_tokens
+    return (await weigh_body(endpoint, body, peeked)).input_tokens
 
 
 def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:

@@ -193,7 +193,7 @@ def _peeked(endpoint: Endpoint, body: bytes, use: ModuleType) -> tuple[Any, Any]
         peeked = peek(endpoint, body, use)
     except BadRequest as error:
         return (type(error), error.message, error.param), None
-    return msgspec.structs.replace(peeked, survey=None), weigh(endpoint, body, peeked.survey)
+    return msgspec.structs.replace(peeked, weight=None), peeked.weight or weigh(endpoint, body)
 
 
 @pytest.mark.compiled

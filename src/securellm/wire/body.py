@@ -20,7 +20,7 @@ from securellm._fast.members_py import Survey
 from securellm.chat import Endpoint, Headers
 from securellm.errors import BadRequest, DestinationField, DuplicateKey
 from securellm.wire import reading
-from securellm.wire.weight import KINDS, turns_at
+from securellm.wire.weight import KINDS, Weight, turns_at, weigh
 
 Span = tuple[int, int]  # first byte, byte after the last
 
@@ -124,7 +124,7 @@ class Peeked(msgspec.Struct, frozen=True):
     stream_options_span: Span | None = None  # the value, whatever it is
     stream_options_empty: bool = True  # null or {}
     include_usage_span: Span | None = None  # the value inside `stream_options`
-    survey: Survey | None = None  # of the body, for `weigh`
+    weight: Weight | None = None  # where the same look has told it; else `weigh` tells it
 
 
 def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
@@ -169,7 +169,7 @@ def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
         options_span,
         options_empty,
         usage_span,
-        surveyed,
+        weigh(endpoint, body, surveyed) if surveyed is not None else None,
     )
 
 
@@ -178,12 +178,13 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
     include_usage = include_usage and not peeked.include_usage
     if not include_usage and (model is None or model == peeked.model):
         return body
-    edits: list[tuple[Span, bytes]] = []
+    view = memoryview(body)  # so that a large body is copied once
+    if not include_usage and model is not None:
+        start, end = peeked.model_span
+        return b"".join((view[:start], msgspec.json.encode(model), view[end:]))
+    edits = [_usage_edit(peeked)]
     if model is not None and model != peeked.model:
         edits.append((peeked.model_span, msgspec.json.encode(model)))
-    if include_usage:
-        edits.append(_usage_edit(peeked))
-    view = memoryview(body)  # so that a large body is copied once
     pieces: list[bytes | memoryview] = []
     at = 0
     for (start, end), replacement in sorted(edits):
