@@ -20,7 +20,7 @@ from securellm.chat import Caller, Endpoint, KeyId, RequestId
 from securellm.config.secrets import Secret
 from securellm.config.tree import Config, Database, Security
 from securellm.limits.budgets import Budgets
-from securellm.pricing.bound import worst_case
+from securellm.pricing.bound import ceiling_of, worst_case
 from securellm.pricing.price import Price
 from securellm.wire.body import peek
 from securellm.wire.weight import weigh
@@ -104,17 +104,17 @@ def _measure_exchanges(exchanges: int) -> None:
 
 
 def _measure_bounds(rounds: int) -> None:
-    """What a body may cost at most: its weight, and the bound at one price."""
+    """What a body may cost at most: the look at it, its weight, and the bound at one price."""
     price = Price(input=2_500_000_000, output=10_000_000_000)
+    ceiling = ceiling_of(price, image_tokens=1, window_tokens=None, max_output_tokens=1)
     for name, messages in BODIES.items():
         turns = b",".join([b'{"role":"user","content":[{"type":"text","text":"' + b"x" * 950 + b'"}]}'] * messages)
         body = b'{"model":"m","max_tokens":100,"messages":[' + turns + b"]}"
-        peeked = peek(Endpoint.CHAT, body)
         times = max(rounds // (messages * 10), 10)
         started_s = time.perf_counter()
         for _ in range(times):
-            weight = weigh(Endpoint.CHAT, body)
-            worst_case(Endpoint.CHAT, peeked, weight, price, image_tokens=1, window_tokens=None, max_output_tokens=1)
+            peeked = peek(Endpoint.CHAT, body)
+            worst_case(Endpoint.CHAT, peeked, peeked.weight or weigh(Endpoint.CHAT, body), ceiling)
         print(f"the bound of a body of {name}: {(time.perf_counter() - started_s) / times * 1e6:.1f} us")
 
 

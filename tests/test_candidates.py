@@ -7,9 +7,8 @@ import pytest
 from rig.gateway import make_config
 from securellm.accounts.bounds import NO_OWN_RATES
 from securellm.candidates import candidates_of
-from securellm.chat import Call, Caller, Endpoint, Grants, KeyId
+from securellm.chat import Caller, Endpoint, Grants, KeyId
 from securellm.errors import ModelRefused, UnknownModel
-from securellm.ids import new_request_id
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
 from securellm.pricing.kept import load_table
@@ -18,20 +17,6 @@ from securellm.serving import Serving, make_serving
 from securellm.upstream.breaker import Refused
 
 KEY_ID = KeyId("abcdefgh")
-
-
-class NoBody:
-    length = 0
-
-    def receive_nowait(self) -> bytes | None:
-        return b""
-
-    async def receive(self) -> bytes:
-        return b""
-
-
-def call() -> Call:
-    return Call(Endpoint.CHAT, "/v1/chat/completions", [], NoBody(), "127.0.0.1", new_request_id(), 0.0)
 
 
 def caller(**grants: tuple[str, ...]) -> Caller:
@@ -46,7 +31,7 @@ def open_serving(folder: Path) -> Serving:
 
 
 def ids(serving: Serving, who: Caller, model: str) -> list[str]:
-    return [target.id for target in candidates_of(serving, who, call(), model).targets]
+    return [target.id for target in candidates_of(serving, who, Endpoint.CHAT, model, None).targets]
 
 
 async def test_another_grant_of_the_same_key_is_in_force_at_once(tmp_path: Path) -> None:
@@ -54,7 +39,7 @@ async def test_another_grant_of_the_same_key_is_in_force_at_once(tmp_path: Path)
     serving = open_serving(tmp_path)
     assert ids(serving, caller(), "one/m") == ["one/m"]
     with pytest.raises(ModelRefused):
-        candidates_of(serving, caller(models=("two/*",)), call(), "one/m")
+        candidates_of(serving, caller(models=("two/*",)), Endpoint.CHAT, "one/m", None)
     assert ids(serving, caller(), "one/m") == ["one/m"]
 
 
@@ -68,7 +53,7 @@ async def test_what_providers_say_is_heard(tmp_path: Path) -> None:
     assert ids(serving, who, "bare") == ["two/bare"]
     serving.catalogue.learn("two", [])
     with pytest.raises(UnknownModel):
-        candidates_of(serving, who, call(), "bare")
+        candidates_of(serving, who, Endpoint.CHAT, "bare", None)
 
 
 async def test_auto_follows_the_health_of_its_targets(tmp_path: Path) -> None:
@@ -79,4 +64,4 @@ async def test_auto_follows_the_health_of_its_targets(tmp_path: Path) -> None:
     while not isinstance(leave := origin.ask_leave(), Refused):
         leave.failed("connect_failed")
     assert ids(serving, who, "auto") == ["two/m"]
-    assert candidates_of(serving, who, call(), "auto").passed_over[0].reason == "circuit_open"
+    assert candidates_of(serving, who, Endpoint.CHAT, "auto", None).passed_over[0].reason == "circuit_open"

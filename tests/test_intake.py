@@ -4,11 +4,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from securellm.chat import Call, Endpoint
+from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
-from securellm.errors import PayloadTooLarge, SlowBody
+from securellm.errors import BadRequest, DestinationField, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.ids import new_request_id
-from securellm.intake import read_body
+from securellm.intake import PROVIDER, check_head, check_hop, read_body, read_head
 from securellm.limits.in_flight import InFlightBytes
 
 
@@ -72,3 +72,38 @@ async def test_no_least_rate_is_no_least_rate(autojump_clock: MockClock) -> None
     assert await take(Body([], later, 40), body_min_rate_bytes_s=0) == b"x" * 40
     with pytest.raises(SlowBody):
         await take(Body([], [part for _ in range(40) for part in (10.0, b"x")], 40))
+
+
+def check_all(headers: Headers) -> None:
+    """What admission makes of a head."""
+    head = read_head(headers)
+    check_hop(head)
+    check_head(head, headers)
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ((b"content-encoding", b"gzip"), BadRequest),
+        ((b"x-base-url", b"http://evil.invalid"), DestinationField),
+        ((b"X-Portkey-Custom-Host", b"evil.invalid"), DestinationField),
+        ((b"x-provider", b"two"), ProviderConflict),
+        ((b"x-securellm-hop", b"1"), LoopDetected),
+    ],
+)
+def test_what_a_head_must_not_say_is_seen(header: tuple[bytes, bytes], error: type[Exception]) -> None:
+    """Among ordinary headers, wherever it stands, what is wrong is found by the one look at the names."""
+    ordinary: Headers = [(b"host", b"a"), (b"x-provider", b"one"), (b"accept", b"*/*"), (b"x-own", b"b")]
+    for place in range(len(ordinary) + 1):
+        headers = [*ordinary[:place], header, *ordinary[place:]]
+        with pytest.raises(error):
+            check_all(headers)
+
+
+def test_an_ordinary_head_is_in_no_doubt() -> None:
+    """What every client sends needs no second look; the wish for a provider is told."""
+    ordinary: Headers = [(b"host", b"a"), (b"authorization", b"Bearer k"), (b"x-own", b"b"), (b"x-stainless-os", b"c")]
+    assert read_head(ordinary) == 0
+    wished: Headers = [*ordinary, (b"x-provider", b"one"), (b"x-provider", b" one ")]
+    assert read_head(wished) & PROVIDER
+    check_head(read_head(wished), wished)

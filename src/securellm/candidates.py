@@ -9,27 +9,26 @@ from collections.abc import Iterable
 import msgspec
 
 from securellm.accounts.authority import check_model, may_use
-from securellm.chat import Call, Caller, Endpoint
+from securellm.chat import Caller, Endpoint
 from securellm.errors import ModelRefused, UnpricedModel, UnsupportedEndpoint
 from securellm.holdings import Most
-from securellm.pricing.bound import by_price, image_tokens_at_most, worst_case
+from securellm.pricing.bound import Ceiling, by_price, ceiling_of, image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
-from securellm.serving import KnownRoute, Serving
+from securellm.serving import KnownCeiling, KnownRoute, Serving
 from securellm.wire.body import Peeked
 from securellm.wire.weight import Weight
 
-MAX_KNOWN = 4096  # routes that are kept, by key and model; past it all are found anew
+MAX_KNOWN = 4096  # routes that are kept, by key and model, and bounds, by target; past it all are found anew
 
 
-def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> Route:
+def candidates_of(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     """The targets to ask, in order. Raises UnknownModel and its kin, ModelRefused, UnpricedModel."""
-    x_provider = call.header(b"x-provider")
-    asked = (caller.key_id, model, x_provider, call.endpoint)
+    asked = (caller.key_id, model, x_provider, endpoint)
     known = serving.routes.get(asked)
     if known is not None and known.caller is caller and known.generation == serving.catalogue.generation:
         return known.route
-    route = _find_candidates(serving, caller, call, model, x_provider)
+    route = _find_candidates(serving, caller, endpoint, model, x_provider)
     if not serving.catalogue.is_auto(model, x_provider):  # which depends on how its targets are doing
         if len(serving.routes) >= MAX_KNOWN:
             serving.routes.clear()
@@ -39,34 +38,41 @@ def candidates_of(serving: Serving, caller: Caller, call: Call, model: str) -> R
 
 def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
     """The dearest of the targets, each at its own prices and bounds."""
-    most = Most(0, 0, 0)
+    cost_nusd = tokens = output_tokens = 0
     for target in targets:
-        provider, model = target.provider, target.model
-        price = price_of(serving.prices, provider.name, model)
-        card = serving.catalogue.card(provider.name, model)
-        output = serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens
-        bound = worst_case(
-            endpoint,
-            peeked,
-            weight,
-            price,
-            image_tokens=image_tokens_at_most(provider.kind, model),
-            window_tokens=card.context if card is not None else None,
-            max_output_tokens=output,
-        )
-        output_tokens = (peeked.max_output_tokens or output) * peeked.n * weight.answers
-        most = Most(
-            max(most.cost_nusd, bound.cost_nusd), max(most.tokens, bound.tokens), max(most.output_tokens, output_tokens)
-        )
-    return most
+        ceiling = _ceiling(serving, target)
+        bound = worst_case(endpoint, peeked, weight, ceiling)
+        output = (peeked.max_output_tokens or ceiling.max_output_tokens) * peeked.n * weight.answers
+        cost_nusd, tokens = max(cost_nusd, bound.cost_nusd), max(tokens, bound.tokens)
+        output_tokens = max(output_tokens, output)
+    return Most(cost_nusd, tokens, output_tokens)
 
 
-def _find_candidates(serving: Serving, caller: Caller, call: Call, model: str, x_provider: str | None) -> Route:
+def _ceiling(serving: Serving, target: Target) -> Ceiling:
+    """What bounds requests to a target, as long as the catalogue says the same of it."""
+    provider, model, generation = target.provider, target.model, serving.catalogue.generation
+    known = serving.ceilings.get((provider.name, model))
+    if known is not None and known.generation == generation:
+        return known.ceiling
+    card = serving.catalogue.card(provider.name, model)
+    ceiling = ceiling_of(
+        price_of(serving.prices, provider.name, model),
+        image_tokens=image_tokens_at_most(provider.kind, model),
+        window_tokens=card.context if card is not None else None,
+        max_output_tokens=serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens,
+    )
+    if len(serving.ceilings) >= MAX_KNOWN:
+        serving.ceilings.clear()
+    serving.ceilings[provider.name, model] = KnownCeiling(generation, ceiling)
+    return ceiling
+
+
+def _find_candidates(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     catalogue, healthy = serving.catalogue, serving.origins.healthy
     try:
-        route = catalogue.route(model, x_provider, call.endpoint, healthy)
+        route = catalogue.route(model, x_provider, endpoint, healthy)
     except UnsupportedEndpoint:
-        if call.endpoint is not Endpoint.COUNT_TOKENS:
+        if endpoint is not Endpoint.COUNT_TOKENS:
             raise
         # Whoever cannot count may still be asked for an answer: the count is then estimated, and says so.
         route = catalogue.route(model, x_provider, Endpoint.MESSAGES, healthy)

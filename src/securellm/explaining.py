@@ -20,7 +20,16 @@ from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
 from securellm.holdings import Most
-from securellm.intake import check_head, estimate_use_tokens, peek_body, read_body, weigh_body
+from securellm.intake import (
+    check_head,
+    estimate_use_tokens,
+    is_large,
+    peek_apart,
+    read_body,
+    read_head,
+    text_bytes,
+    weigh_body,
+)
 from securellm.limits.in_flight import InFlightBytes
 from securellm.limits.limiter import Limiter
 from securellm.limits.process import ProcessStore
@@ -35,7 +44,7 @@ from securellm.serving import Serving
 from securellm.upstream.clients import UpstreamClients
 from securellm.upstream.origins import Origins
 from securellm.upstream.prepare import Heads, prepare
-from securellm.wire.body import Peeked, splice
+from securellm.wire.body import Peeked, peek, splice
 
 REQUEST_ID = RequestId("<request-id>")  # where the request's own id would stand
 HIDDEN = "***"
@@ -176,7 +185,8 @@ def call_of(endpoint: Endpoint, headers: Headers, body: bytes, client_ip: str) -
 
 async def with_model(endpoint: Endpoint, body: bytes, model: str) -> bytes:
     """The body with another model. Raises BadRequest."""
-    return splice(body, await peek_body(endpoint, body), model=model)
+    peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
+    return splice(body, peeked, model=model)
 
 
 async def explain(serving: Serving, caller: Caller, call: Call, spent: Sequence[Spending]) -> Explanation:
@@ -195,7 +205,7 @@ async def explain(serving: Serving, caller: Caller, call: Call, spent: Sequence[
         refusal=refusal,
         limits=steps.limits,
         estimated_tokens=steps.tokens,
-        reservation=Reserved(*steps.most) if steps.most is not None else None,
+        reservation=Reserved(*msgspec.structs.astuple(steps.most)) if steps.most is not None else None,
         budgets=steps.budgets,
         candidates=steps.candidates,
         note=steps.note,
@@ -223,15 +233,15 @@ class _Steps:
     async def walk(self) -> None:
         """Raises what would refuse the request."""
         serving, call = self._serving, self._call
-        check_head(call)
+        check_head(read_head(call.headers), call.headers)
         check_caller(self._caller, call.endpoint, call.client_ip)
         charge = InFlightBytes(serving.config.server.max_in_flight_bytes).open_charge()
         body = await read_body(call, charge, serving.config.server)
-        peeked = self.peeked = await peek_body(call.endpoint, body)
-        route = candidates_of(serving, self._caller, call, peeked.model)
-        self.tokens = await estimate_use_tokens(call.endpoint, body, peeked)
+        peeked = self.peeked = await peek_apart(call.endpoint, body) if is_large(body) else peek(call.endpoint, body)
+        route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
+        self.tokens = estimate_use_tokens(await text_bytes(call.endpoint, body, peeked), peeked)
         self.limits = self._limits_of(route, self.tokens)
-        weight = await weigh_body(call.endpoint, body)
+        weight = await weigh_body(call.endpoint, body, peeked)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)

@@ -31,7 +31,19 @@ from securellm.errors import (
     ShuttingDown,
 )
 from securellm.holdings import Holdings
-from securellm.intake import check_head, check_hop, estimate_use_tokens, peek_body, read_body, weigh_body
+from securellm.intake import (
+    LARGE_BYTES,
+    PROVIDER,
+    check_head,
+    check_hop,
+    estimate_use_tokens,
+    is_large,
+    peek_apart,
+    read_body,
+    read_head,
+    text_bytes,
+    weigh_body,
+)
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
@@ -44,7 +56,7 @@ from securellm.telemetry.faults import describe_fault
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.reply import count_reply
 from securellm.upstream.stream import Pulled, Upstream
-from securellm.wire.body import Peeked
+from securellm.wire.body import Peeked, peek
 from securellm.wire.envelope import encode_error, error_headers
 
 _log = logging.getLogger("securellm.gateway")
@@ -126,9 +138,10 @@ class Gateway:
 
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
-        serving = self._serving
+        serving, endpoint = self._serving, call.endpoint
         try:
-            check_hop(call)
+            head = read_head(call.headers)
+            check_hop(head)
             caller = self.authenticate(call.headers, call.client_ip)
             page = self._ledger.open_page(serving.tariff)
         except SecureLLMError as error:
@@ -139,23 +152,28 @@ class Gateway:
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            check_head(call)
-            check_caller(caller, call.endpoint, call.client_ip)
+            check_head(head, call.headers)
+            check_caller(caller, endpoint, call.client_ip)
             body = await read_body(call, holdings.charge, serving.config.server)
-            peeked = await peek_body(call.endpoint, body)
-            route = candidates_of(serving, caller, call, peeked.model)
-            tokens = await estimate_use_tokens(call.endpoint, body, peeked)
-            await holdings.take(serving.limiter, caller, route.targets[0], tokens)
+            peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
+            x_provider = call.header(b"x-provider") if head & PROVIDER else None
+            route = candidates_of(serving, caller, endpoint, peeked.model, x_provider)
+            size_bytes = len(body)
+            if size_bytes >= LARGE_BYTES:
+                size_bytes = await text_bytes(endpoint, body, peeked)
+            tokens = estimate_use_tokens(size_bytes, peeked)
+            holdings.keep_hold(await serving.limiter.admit(caller, route.targets[0].id, tokens), tokens)
             if self._accounts.budgets(caller):
-                weight = await weigh_body(call.endpoint, body)
-                most = most_of(serving, call.endpoint, peeked, weight, route.targets)
-                await holdings.reserve(self._budgets, caller, most, call.request_id)
+                weight = peeked.weight or await weigh_body(endpoint, body, peeked)
+                most = most_of(serving, endpoint, peeked, weight, route.targets)
+                reservation = await self._budgets.reserve(caller, most.cost_nusd, most.tokens, call.request_id)
+                holdings.keep_reservation(reservation, most)
             found = None
             if self._answers is not None and serving.config.cache.enabled:
                 found = await self._look_up(self._answers, serving, call, caller, peeked, body, route)
             if isinstance(found, Lead):
                 holdings.lead = found
-            bodies = await serving.bodies.open(call.endpoint, body)
+            bodies = await serving.bodies.open(endpoint, body)
         except BaseException as error:
             serving.leave()
             holdings.release()

@@ -1,24 +1,25 @@
 """What a request holds from its admission to its settlement: room for its body, its place in the limits, its budget.
 
-Everything is taken by `take` and given back by `settle` or `release`, which wait for nothing; one of the two is called,
-and calling again changes nothing. A refusal gives back what was taken before it.
+Whatever was taken is kept here at once, and given back by `settle` or `release`, which wait for nothing; one of the two
+is called, and calling again changes nothing. A refusal gives back what was taken before it.
 """
 
 import math
-from typing import NamedTuple
+
+import msgspec
 
 from securellm.cache.answers import Lead
-from securellm.chat import Caller, Headers, RequestId
+from securellm.chat import Headers
 from securellm.errors import OverCapacity, RateLimited
-from securellm.limits.budgets import Budgets, Reservation
+from securellm.limits.budgets import Reservation
 from securellm.limits.in_flight import Charge
-from securellm.limits.limiter import Hold, Limiter
+from securellm.limits.limiter import Hold
 from securellm.routing import Target
 
 MOST_BYTES_A_TOKEN = 16  # of an answer, on average: text has four; beyond it a provider has ignored its bound
 
 
-class Most(NamedTuple):
+class Most(msgspec.Struct, frozen=True):
     """What a request may use at most, whichever of its targets answers."""
 
     cost_nusd: int
@@ -39,10 +40,15 @@ class Holdings:
         self.most_output_bytes: float = math.inf  # of an answer for which no more was reserved
         self.tokens = 0  # that the limits count until the real number is known
 
-    async def take(self, limiter: Limiter, caller: Caller, target: Target, tokens: int) -> None:
-        """Take the caller's share of the limits. Raises RateLimited, OverCapacity, LimitsUnavailable."""
+    def keep_hold(self, hold: Hold, tokens: int) -> None:
+        """Keep what was taken of the limits, which count so many tokens until the real number is known."""
+        self.hold = hold
         self.tokens = tokens
-        self.hold = await limiter.admit(caller, target.id, self.tokens)
+
+    def keep_reservation(self, reservation: Reservation, most: Most) -> None:
+        """Keep what was reserved of the budgets, which is what the request may cost at most."""
+        self.reservation = reservation
+        self.most_output_bytes = most.output_tokens * MOST_BYTES_A_TOKEN
 
     async def ask_provider(self, target: Target) -> RateLimited | OverCapacity | None:
         """Take the provider's share for one attempt; a refusal is returned. Raises LimitsUnavailable."""
@@ -51,11 +57,6 @@ class Holdings:
     def headers(self) -> Headers:
         """`x-ratelimit-*`, as the limits stand for this request."""
         return self.hold.headers() if self.hold is not None else []
-
-    async def reserve(self, budgets: Budgets, caller: Caller, most: Most, request_id: RequestId) -> None:
-        """Reserve what the request may cost at most. Raises BudgetExceeded, BudgetsUnavailable."""
-        self.reservation = await budgets.reserve(caller, most.cost_nusd, most.tokens, request_id)
-        self.most_output_bytes = most.output_tokens * MOST_BYTES_A_TOKEN
 
     def settle(self, tokens: int | None, cost_nusd: int) -> int:
         """Give everything back but what was used; None is nothing. Returns the overrun in nano-USD."""

@@ -7,6 +7,7 @@ from securellm.chat import RequestId
 
 RANDOM_BYTES = 10  # of one id
 _IDS_AHEAD = 256
+_VARIANTS = "89ab"  # the RFC's two bits, and two that are random
 
 
 class _Random:
@@ -41,9 +42,6 @@ def new_request_id() -> RequestId:
 
 def encode_uuid7(unix_ms: int, random_bytes: bytes) -> str:
     """The text of a UUIDv7 from 48 bits of milliseconds and the low 74 of 80 random bits."""
-    random_bits = int.from_bytes(random_bytes, "big")
-    value = (unix_ms & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76 | (random_bits >> 62 & 0xFFF) << 64
-    value |= 0b10 << 62 | random_bits & 0x3FFF_FFFF_FFFF_FFFF
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    time_digits, digits = (unix_ms & 0xFFFF_FFFF_FFFF).to_bytes(6, "big").hex(), random_bytes.hex()
+    variant = _VARIANTS[random_bytes[0] & 3]
+    return f"{time_digits[:8]}-{time_digits[8:]}-7{digits[2:5]}-{variant}{digits[5:8]}-{digits[8:]}"

@@ -8,36 +8,93 @@ import math
 
 import trio
 
-from securellm.chat import Call, Endpoint
+from securellm._fast import members
+from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.limits.in_flight import Charge
 from securellm.tokens import estimate_tokens
-from securellm.wire.body import Peeked, check_headers, peek
+from securellm.wire.body import Peeked, check_headers, names_destination, peek
 from securellm.wire.weight import Weight, weigh
 
 PEEK_APART_BYTES = 1024 * 1024  # a larger body takes milliseconds to check: longer than the hop to a thread
 
 LARGE_BYTES = 64 * 1024  # of a body that may be an image more than a text
 
+# What a head may have in it, told by the names of its headers: that it came through a gateway already, something that
+# `check_head` has to look at, the provider that the caller wants.
+HOP, DOUBTFUL, PROVIDER = 1, 2, 4
+# The names that nearly all heads are made of, so that they need not be looked at one by one for each request.
+_SAYING = {
+    b"x-securellm-hop": HOP,
+    b"content-encoding": DOUBTFUL,
+    b"x-provider": DOUBTFUL | PROVIDER,
+    **dict.fromkeys(
+        (
+            b"accept",
+            b"accept-encoding",
+            b"accept-language",
+            b"anthropic-beta",
+            b"anthropic-version",
+            b"authorization",
+            b"connection",
+            b"content-length",
+            b"content-type",
+            b"cookie",
+            b"host",
+            b"idempotency-key",
+            b"traceparent",
+            b"transfer-encoding",
+            b"user-agent",
+            b"x-api-key",
+            b"x-forwarded-for",
+            b"x-request-id",
+            b"x-stainless-arch",
+            b"x-stainless-async",
+            b"x-stainless-lang",
+            b"x-stainless-os",
+            b"x-stainless-package-version",
+            b"x-stainless-read-timeout",
+            b"x-stainless-retry-count",
+            b"x-stainless-runtime",
+            b"x-stainless-runtime-version",
+            b"x-stainless-timeout",
+        ),
+        0,
+    ),
+}
+
 # Each of these threads keeps the interpreter's lock from the loop for some milliseconds: few at a time.
 _apart = trio.CapacityLimiter(2)
 
 
-def check_hop(call: Call) -> None:
+def read_head(headers: Headers) -> int:
+    """What a head may have in it: HOP, DOUBTFUL, PROVIDER, added up."""
+    found = 0
+    for name, _ in headers:
+        says = _SAYING.get(name)
+        if says is None:
+            says = DOUBTFUL if names_destination(name) else 0
+        found |= says
+    return found
+
+
+def check_hop(head: int) -> None:
     """Before the key: what a gateway sends to itself seldom has one, and 401 would look like a provider's refusal.
 
-    Raises LoopDetected.
+    `head` is what `read_head` found. Raises LoopDetected.
     """
-    if call.header(b"x-securellm-hop") is not None:
+    if head & HOP:
         raise LoopDetected("the request has passed through a SecureLLM Bridge already: a base_url points at one")
 
 
-def check_head(call: Call) -> None:
+def check_head(head: int, headers: Headers) -> None:
     """What the head must not say. Raises BadRequest, DestinationField, ProviderConflict."""
-    check_headers(call.headers)
+    if not head & DOUBTFUL:
+        return
+    check_headers(headers)
     wanted: set[bytes] = set()
-    for name, value in call.headers:
+    for name, value in headers:
         if name == b"content-encoding":
             raise BadRequest("content-encoding: request bodies are taken uncompressed only", param="content-encoding")
         if name == b"x-provider":
@@ -48,12 +105,13 @@ def check_head(call: Call) -> None:
 
 async def read_body(call: Call, charge: Charge, server: Server) -> bytes:
     """The whole body, bounded in size and time. Raises PayloadTooLarge, BytesInFlight, SlowBody."""
-    limit_bytes = server.max_request_size_bytes
-    if call.body.length is not None:
-        _check_size(call.body.length, limit_bytes)
-        charge.grow_to(call.body.length)
-    whole = call.body.receive_nowait()
-    if whole is not None and call.body.length == len(whole) and call.body.receive_nowait() == b"":
+    source = call.body
+    length = source.length
+    if length is not None:
+        _check_size(length, server.max_request_size_bytes)
+        charge.grow_to(length)
+    whole = source.receive_nowait()
+    if whole is not None and length == len(whole) and source.receive_nowait() == b"":
         return whole  # it came with the head, as small ones do: no timers, and no copy
     return await _gather(call, whole or b"", charge, server)
 
@@ -66,6 +124,8 @@ async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> b
     rate_deadline_s = trio.current_time() + server.body_idle_timeout_s
     piece: bytes | None = first or None
     while True:
+        if piece is None:
+            piece = call.body.receive_nowait()  # what is here already needs no timers
         if piece is None:
             allowed_s = rate_deadline_s + size_bytes / rate_bytes_s if rate_bytes_s else math.inf
             deadline_s = min(allowed_s, trio.current_time() + server.body_idle_timeout_s)
@@ -83,28 +143,37 @@ async def _gather(call: Call, first: bytes, charge: Charge, server: Server) -> b
         piece = None
 
 
-async def peek_body(endpoint: Endpoint, body: bytes) -> Peeked:
-    """What the body asks for; a large one is looked at beside the event loop. Raises BadRequest and its kinds."""
-    if len(body) < PEEK_APART_BYTES:
-        return peek(endpoint, body)
+def is_large(body: bytes) -> bool:
+    """The body is to be looked at beside the event loop (`peek_apart`), not in it (`peek`)."""
+    return len(body) >= PEEK_APART_BYTES
+
+
+async def peek_apart(endpoint: Endpoint, body: bytes) -> Peeked:
+    """What a large body asks for. Raises BadRequest and its kinds."""
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
-    """What the body may be charged for; a large one is looked at beside the event loop."""
-    if len(body) < PEEK_APART_BYTES:
+async def weigh_body(endpoint: Endpoint, body: bytes, peeked: Peeked) -> Weight:
+    """What a body may be charged for, where peeking did not tell it; a large one is looked at beside the event loop."""
+    if peeked.weight is not None:
+        return peeked.weight
+    if not is_large(body):
         return weigh(endpoint, body)
     return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def estimate_use_tokens(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+async def text_bytes(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+    """The bytes of a body without its images, for an estimate: a small body is a text, whatever is in it."""
+    if len(body) < LARGE_BYTES or not members.holds(body, b"base64"):
+        return len(body)
+    return (await weigh_body(endpoint, body, peeked)).input_tokens
+
+
+def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:
     """Tokens that a request may come to, for limits: those of its body, and of each answer as many as may be.
 
-    A quarter of the body's bytes, of which images are left out; what limits count is trued up afterwards.
+    A quarter of the body's `text_bytes`; what limits count is trued up afterwards.
     """
-    size_bytes = len(body)
-    if size_bytes >= LARGE_BYTES and b"base64" in body:
-        size_bytes = (await weigh_body(endpoint, body)).input_tokens
     return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 

@@ -15,6 +15,7 @@ from securellm.chat import Caller, Endpoint, KeyId
 from securellm.config import Config
 from securellm.ledger import Tariff
 from securellm.limits.limiter import Limiter
+from securellm.pricing.bound import Ceiling
 from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
 from securellm.providers.registry import describe_providers
@@ -31,6 +32,13 @@ class KnownRoute(NamedTuple):
     caller: Caller
     generation: int
     route: Route
+
+
+class KnownCeiling(NamedTuple):
+    """What bounds requests to one target, found when the catalogue was of that generation."""
+
+    generation: int
+    ceiling: Ceiling
 
 
 class Serving:
@@ -65,6 +73,7 @@ class Serving:
         )
         self.tariff = Tariff(config.epoch, prices.sha256, prices.cost_nusd)
         self.routes: dict[tuple[KeyId | None, str, str | None, Endpoint], KnownRoute] = {}  # see `candidates.py`
+        self.ceilings: dict[tuple[str, str], KnownCeiling] = {}  # by provider and model
         self._open_requests = 0
         self._left: trio.Event | None = None  # set when the last request has left, once somebody waits for it
 

@@ -1,13 +1,19 @@
 """Where members are in a body: both implementations say the same, and what they say is what is there."""
 
 import json
+import os
 from types import ModuleType
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from securellm.chat import Endpoint
+from securellm.errors import BadRequest
+from securellm.wire.body import peek
+from securellm.wire.weight import KINDS, turns_at, weigh
 
 TWIN = "members"
 DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -57,3 +63,196 @@ def test_both_say_the_same(
     """The compiled walk gives the spans, the first member and the repeated key of the definition, at any start."""
     body, members = made[0], DECODER.decode(made[0])
     assert compiled.locate(lead + body, members, len(lead)) == pure.locate(lead + body, members, len(lead))
+
+
+SCALE = max(50, int(400 * float(os.environ.get("SECURELLM_TEST_SCALE", "1"))))
+CHAT, EMBEDDINGS = Endpoint.CHAT, Endpoint.EMBEDDINGS
+ENDPOINTS = [CHAT, EMBEDDINGS, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES, Endpoint.COUNT_TOKENS]
+DATA_URL = "data:image/png;base64," + "QUJD" * 20
+
+TEXTS = (
+    st.text(max_size=6)
+    | st.sampled_from(
+        [DATA_URL, "base64", "a" * 17 + "é", '"\\/\b\f\n\r\t\x7f', "\U0001f600" * 9, "漢字" * 20, "x" * 40]
+    )
+    | st.integers(0, 70).map("p".__mul__)
+)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | TEXTS
+    | st.integers(-(10**20), 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([0, 10**15, 1e99, 1e300, -0.0])
+)
+TYPES = (
+    st.sampled_from(
+        ["text", "image", "image_url", "input_image", "base64", "tool_result", "file", "", "document", "url"]
+    )
+    | TEXTS
+    | SCALARS
+)
+NAMES = ["type", "content", "output", "source", "image_url", "data", "url", "text", "type", "ty\\u0070e", "ü"]
+
+
+class Object(list[tuple[str, Any]]):
+    """An object as its pairs, of which names may repeat; a name is as it stands between its quotes."""
+
+
+PARTS = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(st.tuples(st.just("type"), TYPES) | st.tuples(st.sampled_from(NAMES), inner), max_size=4).map(Object)
+    ),
+    max_leaves=12,
+)
+IMAGES = st.builds(
+    lambda held, kind: Object([("type", kind), *held]),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["source", "image_url", "content"]),
+            st.sampled_from(
+                [
+                    DATA_URL,
+                    "https://x.test/a.png",
+                    Object([("type", "base64"), ("data", "QUJD" * 9)]),
+                    Object([("data", "QUJD"), ("type", "base64"), ("data", "QUJDQUJD")]),
+                    Object([("url", DATA_URL)]),
+                    Object([("type", "url"), ("url", "https://x.test/a.png")]),
+                    Object([("type", "base64"), ("data", 7), ("url", DATA_URL)]),
+                    Object([("type", 7)]),
+                ]
+            ),
+        ),
+        max_size=2,
+        unique_by=lambda pair: pair[0],
+    ),
+    st.sampled_from(["image", "image_url", "input_image", "text"]),
+)
+TURNS = st.lists(
+    st.builds(
+        lambda name, parts, kind: Object([("role", "user"), *kind, (name, parts)]),
+        st.sampled_from(["content", "output"]),
+        st.lists(IMAGES | st.builds(lambda kind: Object([("type", kind)]), TYPES), max_size=3) | TEXTS,
+        st.sampled_from([(), (), (("type", "tool_result"),), (("type", "file"),)]),
+    ),
+    max_size=3,
+)
+TOOLS = st.lists(
+    st.builds(
+        lambda kind, more: Object([("type", kind), *more]), st.sampled_from(["function", "bash_1", "x", 7]), st.just(())
+    )
+    | st.just(Object([("name", "f")])),
+    max_size=3,
+)
+FIELDS = (
+    st.just(("model", "p/m"))
+    | st.tuples(st.sampled_from(["messages", "input", "system"]), TURNS)
+    | st.tuples(st.sampled_from(["messages", "input", "system"]), PARTS)
+    | st.tuples(st.just("tools"), TOOLS | SCALARS | st.just(Object([("type", "function")])))
+    | st.tuples(st.sampled_from(["max_tokens", "max_completion_tokens", "n", "best_of"]), st.integers(-2, 9) | SCALARS)
+    | st.tuples(
+        st.sampled_from(["stream", "stream_options", "modalities", "audio", "prediction", "prompt", "functions"]),
+        st.booleans() | PARTS | st.just(["text", "audio"]) | st.just(Object([("include_usage", True)])),
+    )
+    | st.tuples(st.sampled_from(["container", "conversation", "temperature", "api_base", "mod\\u0065l", "ü"]), PARTS)
+)
+
+
+def _written(value: Any, draw: st.DrawFn) -> bytes:
+    """The JSON of a value, with white space and escapes as drawn."""
+    lead, tail = (draw(SPACE), draw(SPACE)) if isinstance(value, list) else (b"", b"")
+    if isinstance(value, Object):
+        pairs = (f'"{name}"'.encode() + tail + b":" + lead + _written(held, draw) for name, held in value)
+        return b"{" + lead + b",".join(pairs) + tail + b"}"
+    if isinstance(value, list):
+        return b"[" + lead + b",".join(_written(held, draw) for held in value) + tail + b"]"
+    text = json.dumps(value, ensure_ascii=draw(st.booleans()) if isinstance(value, str) else True)
+    return text.encode("utf-8", "surrogatepass") + tail
+
+
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    """The body of a request, often with something wrong in it."""
+    fields = draw(st.lists(FIELDS, max_size=6, unique_by=lambda pair: pair[0]))
+    if draw(st.integers(0, 9)):
+        fields = [("model", "p/m"), *(pair for pair in fields if pair[0] != "model")]
+    if not draw(st.integers(0, 9)):
+        fields += fields[:1]
+    body = draw(SPACE) + _written(Object(fields), draw) + draw(SPACE)
+    if not draw(st.integers(0, 9)):  # a byte is another, is away, or is there twice
+        at = draw(st.integers(0, len(body)))
+        body = body[:at] + draw(st.binary(max_size=2)) + body[at + draw(st.integers(0, 2)) :]
+    return body
+
+
+def _peeked(endpoint: Endpoint, body: bytes, use: ModuleType) -> tuple[Any, Any]:
+    """What is known of a body with one of the twins: peeked and weighed, or the error."""
+    try:
+        peeked = peek(endpoint, body, use)
+    except BadRequest as error:
+        return (type(error), error.message, error.param), None
+    return msgspec.structs.replace(peeked, weight=None), peeked.weight or weigh(endpoint, body)
+
+
+@pytest.mark.compiled
+@settings(max_examples=SCALE)
+@given(body=bodies(), endpoint=st.sampled_from(ENDPOINTS))
+@example(body=b'{"model":"m","messages":[{"type":"image","source":{"type":"base64","data":"QQ=="} }]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":[{"content":[],"content":[{"type":"x"}]}]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":[{"type":"x","type":"text"}]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":[{"type":"doc\\u0075ment"}]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":["\\ud800"]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":["\xed\xa0\x80"]}', endpoint=CHAT)
+@example(body=b'{"model":"m","messages":[7]}', endpoint=EMBEDDINGS)
+@example(body=b'{"model":"m","input":["a","b"]}', endpoint=EMBEDDINGS)
+@example(body=b'{"model":"m","x":' + b"[" * 40 + b"]" * 40 + b"}", endpoint=CHAT)
+@example(body=b'{"model":"m","messages":' + b'[{"content":' * 40 + b"[]" + b"}]" * 40 + b"}", endpoint=CHAT)
+@example(body=b'{"model":"m","x":' + b"9" * 400 + b',"y":1e999}', endpoint=CHAT)
+@example(body=b'{"model":"m"} x', endpoint=CHAT)
+@example(body=b"\xef\xbb\xbf{}", endpoint=CHAT)
+def test_a_survey_says_what_decoding_says(
+    pure: ModuleType, compiled: ModuleType, body: bytes, endpoint: Endpoint
+) -> None:
+    """Whatever the body: with the compiled survey it is peeked and weighed, or refused, as it is without."""
+    assert _peeked(endpoint, body, compiled) == _peeked(endpoint, body, pure)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"model": "m", "messages": [{"role": "user", "content": "hällo\n" * 50}], "temperature": 0.25, "stream": True},
+        {"model": "m", "messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "base64"}}]}]},
+        {"model": "m", "input": "x", "tools": [{"type": "function"}, {"name": "f"}], "metadata": {"a": [{}, []]}},
+    ],
+)
+def test_what_is_usual_is_surveyed(compiled: ModuleType, document: dict[str, object]) -> None:
+    """Bodies as they come every day are in no doubt, so that they are looked at once."""
+    for ascii_only in (True, False):
+        body = json.dumps(document, ensure_ascii=ascii_only).encode()
+        assert compiled.survey(body, turns_at(CHAT), KINDS) is not None
+
+
+@given(text=st.text("ab6e", max_size=80), word=st.text("ab6e", min_size=1, max_size=4), at=st.integers(0, 80))
+def test_a_word_is_found_where_it_is(twin: ModuleType, text: str, word: str, at: int) -> None:
+    """A word is found wherever it stands, and only then."""
+    assert twin.holds(text.encode(), word.encode()) == (word in text)
+    assert twin.holds((text[:at] + word + text[at:]).encode(), word.encode())
+
+
+@pytest.mark.compiled
+@given(
+    lead=st.integers(0, 40),
+    special=st.sampled_from(
+        [b"\x00", b"\x1f", b'"', b"\\", b"\x80", b"\xff", b"\xc2\xa2", b"\xf4\x90\x80\x80", b"\x7f"]
+    ),
+    tail=st.integers(0, 40),
+)
+def test_nothing_hides_in_a_long_text(
+    pure: ModuleType, compiled: ModuleType, lead: int, special: bytes, tail: int
+) -> None:
+    """A byte that ends or spoils a text is seen at every place of a text that is looked through in blocks."""
+    body = b'{"model":"m","x":"' + b"a" * lead + special + b"b" * tail + b'"}'
+    assert _peeked(CHAT, body, compiled) == _peeked(CHAT, body, pure)

@@ -12,6 +12,7 @@ from securellm.pricing.bound import (
     UNKNOWN_WINDOW_TOKENS,
     Bound,
     by_price,
+    ceiling_of,
     image_tokens_at_most,
     worst_case,
 )
@@ -45,10 +46,12 @@ def _bound(document: dict[str, object], price: Price = PLAIN, endpoint: Endpoint
         endpoint,
         peek(endpoint, body),
         weigh(endpoint, body),
-        price,
-        image_tokens=5_000,
-        window_tokens=128_000,
-        max_output_tokens=16_000,
+        ceiling_of(
+            price,
+            image_tokens=5_000,
+            window_tokens=128_000,
+            max_output_tokens=16_000,
+        ),
     )
 
 
@@ -72,10 +75,12 @@ def test_no_usage_within_the_bounds_costs_more(price: Price, split: list[int], i
         Endpoint.CHAT,
         peek(Endpoint.CHAT, body),
         weight,
-        price,
-        image_tokens=500,
-        window_tokens=1,
-        max_output_tokens=1,
+        ceiling_of(
+            price,
+            image_tokens=500,
+            window_tokens=1,
+            max_output_tokens=1,
+        ),
     )
     assert cost_nusd(usage, price) <= bound.cost_nusd
     assert usage.total_tokens <= bound.tokens

@@ -7,6 +7,8 @@
 
 from libc.string cimport memcmp
 
+from securellm._fast.plain_text cimport after_plain, after_wide
+
 cdef enum:
     DEEPEST = 32
     MAX_DIGITS = 15  # exact as a double, and as anything else
@@ -131,51 +133,23 @@ cdef inline int escape_bytes(Walk *walk) noexcept nogil:
     return 4 if 0xDC00 <= low <= 0xDFFF else -1
 
 
-cdef inline int utf8_bytes(const unsigned char *at, const unsigned char *end) noexcept nogil:
-    """How long the character outside ASCII is that begins here; -1 when it is not valid UTF-8 (RFC 3629)."""
-    cdef int length
-    cdef int place
-    if 0xC2 <= at[0] <= 0xDF:
-        length = 2
-    elif 0xE0 <= at[0] <= 0xEF:
-        length = 3
-    elif 0xF0 <= at[0] <= 0xF4:
-        length = 4
-    else:
-        return -1
-    if end - at < length:
-        return -1
-    for place in range(1, length):
-        if at[place] & 0xC0 != 0x80:
-            return -1
-    if (
-        (at[0] == 0xE0 and at[1] < 0xA0)
-        or (at[0] == 0xED and at[1] > 0x9F)
-        or (at[0] == 0xF0 and at[1] < 0x90)
-        or (at[0] == 0xF4 and at[1] > 0x8F)
-    ):
-        return -1
-    return length
-
-
 cdef inline Py_ssize_t take_string(Walk *walk) noexcept nogil:
     """Take a string; how long it is in UTF-8, -1 in doubt or where there is none."""
     cdef Py_ssize_t size = 0
     cdef const char *start
-    cdef unsigned char byte = 0
+    cdef unsigned char byte
     cdef int length
     if walk.at == walk.end or walk.at[0] != c'"':
         return -1
     walk.at += 1
     while True:
         start = walk.at
-        while walk.at < walk.end:
-            byte = walk.at[0]
-            if byte == c'"' or byte == c"\\" or byte < 0x20 or byte >= 0x80:
-                break
-            walk.at += 1
+        walk.at = after_plain(walk.at, walk.end)
         size += walk.at - start
-        if walk.at == walk.end or byte < 0x20:
+        if walk.at == walk.end:
+            return -1
+        byte = walk.at[0]
+        if byte < 0x20:
             return -1
         if byte == c'"':
             walk.at += 1
@@ -183,12 +157,15 @@ cdef inline Py_ssize_t take_string(Walk *walk) noexcept nogil:
             return size
         if byte == c"\\":
             length = escape_bytes(walk)
+            if length < 0:
+                return -1
+            size += length
         else:
-            length = utf8_bytes(<const unsigned char *>walk.at, <const unsigned char *>walk.end)
-            walk.at += length
-        if length < 0:
-            return -1
-        size += length
+            start = after_wide(walk.at, walk.end)
+            if start == NULL:
+                return -1
+            size += start - walk.at
+            walk.at = start
 
 
 cdef inline Py_ssize_t take_text(Walk *walk) noexcept nogil:

@@ -55,10 +55,14 @@ class BodyRecorder:
     def __init__(self, audit: Audit, store: ContentStore | None) -> None:
         self._audit = audit
         self._store = store
+        self._modes = {endpoint: mode_of(audit.content, endpoint) if audit.enabled else "none" for endpoint in Endpoint}
+        self._unrecorded = Bodies(self, "none", Kept("none"))  # which never change, so that all may have the same
 
     async def open(self, endpoint: Endpoint, body: bytes) -> Bodies:
         """The bodies of a request whose own has been read."""
-        mode = mode_of(self._audit.content, endpoint) if self._audit.enabled else "none"
+        mode = self._modes[endpoint]
+        if mode == "none":
+            return self._unrecorded
         return Bodies(self, mode, await keep_body(mode, body))
 
     async def seal(self, request_id: str, mode: str, request: Kept, answer: Kept) -> Hashes | None:

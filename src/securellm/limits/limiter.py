@@ -148,18 +148,15 @@ class Limiter:
     def _give_back(self, taken: _Taken, used: int | None, *, requests: bool = False) -> None:
         """Return what was taken, but for `used` tokens; None is none. The count of requests stays, unless told."""
         demands, levels, tokens, _ = taken
-        now_us = 0
+        now_us, give_back = self._now_us(), self._store.give_back
         for demand, level in zip(demands, levels, strict=True):
             measure = demand.measure
             if measure is _TOKENS:
                 amount = max(tokens - (used or 0), -demand.limit * MOST_MINUTES_OF_DEBT)
-            elif measure is _REQUESTS and not requests:
-                continue
-            else:
-                amount = 1
-            if amount:
-                now_us = now_us or self._now_us()
-                self._store.give_back(demand, amount, now_us, level)
+                if amount:
+                    give_back(demand, amount, now_us, level)
+            elif measure is not _REQUESTS or requests:
+                give_back(demand, 1, now_us, level)
 
     def _demands(self, caller: Caller, model: str) -> Demands:
         own = self._rates(caller)

@@ -7,8 +7,10 @@ a prompt of that size could reach. So the bound holds under the price table in f
 its own limits; whatever is charged beyond it is an overrun.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeVar
+
+import msgspec
 
 from securellm.chat import Endpoint
 from securellm.pricing.cost import MILLION
@@ -26,12 +28,12 @@ IMAGE_TOKENS = 25_000
 IMAGE_TOKENS_BY_KIND = {"anthropic": 5_000}
 IMAGE_TOKENS_BY_STEM = {"gpt-4o-mini": 50_000}
 
-_WITHOUT_OUTPUT = frozenset({Endpoint.EMBEDDINGS, Endpoint.COUNT_TOKENS})
+_COUNT_TOKENS, _EMBEDDINGS = Endpoint.COUNT_TOKENS, Endpoint.EMBEDDINGS  # an enum's members are slow to look up
 
 T = TypeVar("T")
 
 
-class Bound(NamedTuple):
+class Bound(msgspec.Struct, frozen=True):
     """What a request may use at most, all answers together."""
 
     cost_nusd: int
@@ -41,34 +43,56 @@ class Bound(NamedTuple):
 NOTHING = Bound(0, 0)
 
 
-def worst_case(
-    endpoint: Endpoint,
-    peeked: Peeked,
-    weight: Weight,
-    price: Price,
-    *,
-    image_tokens: int,
-    window_tokens: int | None,
-    max_output_tokens: int,
-) -> Bound:
-    """The bound for one target.
+class _Dearest(NamedTuple):
+    """The dearest rates that tokens could fall into, of a prompt that is larger than `above_tokens`."""
 
-    `window_tokens` and `max_output_tokens` are those of its model; the latter counts where the caller sets no bound.
-    """
-    if endpoint is Endpoint.COUNT_TOKENS:
+    above_tokens: int
+    text: int
+    text_or_audio: int
+    image: int
+    output: int
+    output_or_audio: int
+
+
+class Ceiling(NamedTuple):
+    """What bounds requests to one target, the same for all of them. `ceiling_of` makes it."""
+
+    free: bool
+    image_tokens: int  # of one image
+    window_tokens: int
+    max_output_tokens: int  # where the caller sets no bound
+    tiers: tuple[_Dearest, ...]
+
+
+def ceiling_of(price: Price, *, image_tokens: int, window_tokens: int | None, max_output_tokens: int) -> Ceiling:
+    """The ceiling of a target with that price; the window and the output are those of its model."""
+    tiers = (_dearest(price, -1), *(_dearest(tier, tier.above_tokens) for tier in price.tiers))
+    return Ceiling(price.free, image_tokens, window_tokens or UNKNOWN_WINDOW_TOKENS, max_output_tokens, tiers)
+
+
+def worst_case(endpoint: Endpoint, peeked: Peeked, weight: Weight, ceiling: Ceiling) -> Bound:
+    """The bound for one target."""
+    if endpoint is _COUNT_TOKENS:
         return NOTHING  # providers count for free
-    text = weight.input_tokens
-    if weight.windowed:
-        text = max(text, window_tokens or UNKNOWN_WINDOW_TOKENS)
-    images = weight.images * image_tokens
+    text, windowed = weight.input_tokens, weight.windowed
+    if windowed:
+        text = max(text, ceiling.window_tokens)
+    images = weight.images * ceiling.image_tokens
     output = 0
-    if endpoint not in _WITHOUT_OUTPUT:
-        each = peeked.max_output_tokens or max_output_tokens  # 0 is how some servers say "no bound"
+    if endpoint is not _EMBEDDINGS:
+        each = peeked.max_output_tokens or ceiling.max_output_tokens  # 0 is how some servers say "no bound"
         output = each * peeked.n * weight.answers + weight.predicted_tokens
     tokens = text + images + output
-    if price.free:
+    if ceiling.free:
         return Bound(0, tokens)
-    return Bound(max(_costs(price, weight, text, images, output)), tokens)
+    most = 0
+    for tier in ceiling.tiers:  # each that the prompt could reach
+        if tier.above_tokens < text + images:
+            total = text * (tier.text_or_audio if windowed else tier.text)
+            total += images * tier.image
+            total += output * (tier.output_or_audio if weight.audio_output else tier.output)
+            most = max(most, total)
+    return Bound(-(-most // MILLION), tokens)
 
 
 def image_tokens_at_most(kind: str, model: str) -> int:
@@ -87,24 +111,17 @@ def by_price(targets: Iterable[T], price_of: Callable[[T], Price | None]) -> lis
     return sorted(targets, key=lambda target: _height(price_of(target)))
 
 
-def _costs(price: Price, weight: Weight, text: int, images: int, output: int) -> Iterator[int]:
-    """The cost in each tier that the prompt could reach, rounded up."""
-    for rates in (price, *(tier for tier in price.tiers if tier.above_tokens < text + images)):
-        total = text * _text_rate(rates, audio=weight.windowed)
-        total += images * max(_text_rate(rates), rates.image or 0)
-        total += output * _output_rate(rates, audio=weight.audio_output)
-        yield -(-total // MILLION)
-
-
-def _text_rate(rates: Rates, *, audio: bool = False) -> int:
-    """The dearest bucket that input may be counted in."""
-    buckets = (rates.input, rates.cache_read, rates.cache_write_5m, rates.cache_write_1h)
-    return max(*(rate or 0 for rate in buckets), (rates.audio_input or 0) if audio else 0)
-
-
-def _output_rate(rates: Rates, *, audio: bool) -> int:
-    output = rates.input if rates.output is None else rates.output
-    return max(output, rates.reasoning or 0, (rates.audio_output or 0) if audio else 0)
+def _dearest(rates: Rates, above_tokens: int) -> _Dearest:
+    text = max(rates.input, rates.cache_read or 0, rates.cache_write_5m or 0, rates.cache_write_1h or 0)
+    output = max(rates.input if rates.output is None else rates.output, rates.reasoning or 0)
+    return _Dearest(
+        above_tokens,
+        text=text,
+        text_or_audio=max(text, rates.audio_input or 0),
+        image=max(text, rates.image or 0),
+        output=output,
+        output_or_audio=max(output, rates.audio_output or 0),
+    )
 
 
 def _height(price: Price | None) -> tuple[bool, int]:

@@ -5,18 +5,22 @@ about everything but UTF-8, which is checked on its own. Of a repeated key it ke
 so the pairs are then walked along the body: where the key or the exact bytes of the value differ from what is there,
 a key was repeated. JSON values delimit themselves, so a walk that reaches the closing brace proves that there is none,
 and gives the place of every value. Rejected: `json.loads` and re-encoding, which costs more and loses the caller's
-bytes (prompt caches, signatures).
+bytes (prompt caches, signatures). All that is the long way: the compiled twin checks, cuts and counts in one pass
+(`survey` in `_fast/members_py.py`), and only what is doubtful to it is decoded.
 """
 
 import codecs
 from collections.abc import Mapping
+from types import ModuleType
 
 import msgspec
 
 from securellm._fast import members
+from securellm._fast.members_py import Survey
 from securellm.chat import Endpoint, Headers
 from securellm.errors import BadRequest, DestinationField, DuplicateKey
 from securellm.wire import reading
+from securellm.wire.weight import KINDS, Weight, turns_at, weigh
 
 Span = tuple[int, int]  # first byte, byte after the last
 
@@ -96,6 +100,7 @@ _MAX_OUTPUT_FIELDS = {
 }
 _STREAMING = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES})
 _WITH_STREAM_OPTIONS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS})
+_COUNT_TOKENS = Endpoint.COUNT_TOKENS  # an enum's members are slow to look up
 
 _MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
@@ -119,41 +124,52 @@ class Peeked(msgspec.Struct, frozen=True):
     stream_options_span: Span | None = None  # the value, whatever it is
     stream_options_empty: bool = True  # null or {}
     include_usage_span: Span | None = None  # the value inside `stream_options`
+    weight: Weight | None = None  # where the same look has told it; else `weigh` tells it
 
 
-def peek(endpoint: Endpoint, body: bytes) -> Peeked:
-    """Read a request's body. Raises BadRequest, DuplicateKey or DestinationField; never repeats the body's text."""
-    fields = _read_members(body)
-    for name in fields:
-        if name not in _USUAL_FIELDS and name.lower().replace("-", "_") in DESTINATION_FIELDS:
-            raise DestinationField(
-                f"{name}: where a request goes is the operator's choice, got it in the body", param=name
-            )
-    spans, first_member = _locate(body, fields, "")
-    model = _decode(fields.get("model"), "model")
-    if not isinstance(model, str) or not model:
-        got = "an empty string" if model == "" else "nothing" if "model" not in fields else "something else"
+def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
+    """Read a request's body. Raises BadRequest, DuplicateKey or DestinationField; never repeats the body's text.
+
+    `twin` is who surveys it, `_fast.members` but in a comparison.
+    """
+    surveyed: Survey | None = twin.survey(body, turns_at(endpoint), KINDS)
+    if surveyed is not None:
+        spans, first_member = surveyed.spans, surveyed.first_member
+        _check_destinations(spans)
+    else:
+        decoded = _read_members(body)
+        _check_destinations(decoded)
+        spans, first_member = _locate(body, decoded, "")
+    model_span = spans.get("model")
+    model = _decode(body[slice(*model_span)], "model") if model_span is not None else None
+    if not isinstance(model, str) or not model or model_span is None:
+        got = "an empty string" if model == "" else "nothing" if model_span is None else "something else"
         raise BadRequest(f"model: got {got}, expected the name of a model", param="model")
-    if endpoint is Endpoint.COUNT_TOKENS:
-        _check_countable(fields.get("messages"))
+    if endpoint is _COUNT_TOKENS:
+        _check_countable(body, spans.get("messages"))
     include_usage: bool | None = None
     options_span, options_empty, usage_span = spans.get("stream_options"), True, None
-    if endpoint in _WITH_STREAM_OPTIONS and options_span is not None:
+    if options_span is not None and endpoint in _WITH_STREAM_OPTIONS:
         include_usage, options_empty, usage_span = _peek_options(body, options_span)
     stream = False
-    if "stream" in fields and endpoint in _STREAMING:
-        stream = bool(reading.maybe_boolean(_decode(fields["stream"], "stream"), "stream"))
+    if "stream" in spans and endpoint in _STREAMING:
+        stream = bool(reading.maybe_boolean(_decode(body[slice(*spans["stream"])], "stream"), "stream"))
+    max_output_tokens = _largest(body, spans, _MAX_OUTPUT_FIELDS[endpoint])
+    n = 1
+    if ("n" in spans or "best_of" in spans) and endpoint in _WITH_STREAM_OPTIONS:
+        n = max(_largest(body, spans, ("n", "best_of")) or 1, 1)
     return Peeked(
-        model=model,
-        stream=stream,
-        include_usage=include_usage,
-        max_output_tokens=_largest(fields, _MAX_OUTPUT_FIELDS[endpoint]),
-        n=max(_largest(fields, ("n", "best_of") if endpoint in _WITH_STREAM_OPTIONS else ()) or 1, 1),
-        model_span=spans["model"],
-        first_member=first_member,
-        stream_options_span=options_span,
-        stream_options_empty=options_empty,
-        include_usage_span=usage_span,
+        model,
+        stream,
+        include_usage,
+        max_output_tokens,
+        n,
+        model_span,
+        first_member,
+        options_span,
+        options_empty,
+        usage_span,
+        weigh(endpoint, body, surveyed) if surveyed is not None else None,
     )
 
 
@@ -162,12 +178,13 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
     include_usage = include_usage and not peeked.include_usage
     if not include_usage and (model is None or model == peeked.model):
         return body
-    edits: list[tuple[Span, bytes]] = []
+    view = memoryview(body)  # so that a large body is copied once
+    if not include_usage and model is not None:
+        start, end = peeked.model_span
+        return b"".join((view[:start], msgspec.json.encode(model), view[end:]))
+    edits = [_usage_edit(peeked)]
     if model is not None and model != peeked.model:
         edits.append((peeked.model_span, msgspec.json.encode(model)))
-    if include_usage:
-        edits.append(_usage_edit(peeked))
-    view = memoryview(body)  # so that a large body is copied once
     pieces: list[bytes | memoryview] = []
     at = 0
     for (start, end), replacement in sorted(edits):
@@ -176,21 +193,36 @@ def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usa
     return b"".join((*pieces, view[at:]))
 
 
+def names_destination(name: bytes) -> bool:
+    """Whether a header is one by which a caller would say where the request goes."""
+    return name[-3:].lower() in _DESTINATION_ENDS and name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS)
+
+
 def check_headers(headers: Headers) -> None:
     """Refuse a head that names a destination, as `peek` does for bodies. Raises DestinationField."""
     for name, _ in headers:
-        if name[-3:].lower() in _DESTINATION_ENDS and name.lower().replace(b"_", b"-").endswith(DESTINATION_HEADERS):
+        if names_destination(name):
             shown = name.decode("latin-1")
             raise DestinationField(
                 f"{shown}: where a request goes is the operator's choice, got it in a header", param=shown
             )
 
 
-def _check_countable(messages: msgspec.Raw | None) -> None:
+def _check_destinations(names: Mapping[str, object]) -> None:
+    if names.keys() <= _USUAL_FIELDS:
+        return
+    for name in names:
+        if name not in _USUAL_FIELDS and name.lower().replace("-", "_") in DESTINATION_FIELDS:
+            raise DestinationField(
+                f"{name}: where a request goes is the operator's choice, got it in the body", param=name
+            )
+
+
+def _check_countable(body: bytes, messages: Span | None) -> None:
     """An estimate of what is no conversation would say nothing, and where no provider counts nobody else refuses it."""
-    if messages is None or not bytes(messages).startswith(b"["):
+    if messages is None or not body.startswith(b"[", messages[0]):
         raise BadRequest("messages: expected an array", param="messages")
-    if not _ELEMENTS.decode(messages):
+    if not _ELEMENTS.decode(memoryview(body)[slice(*messages)]):
         raise BadRequest("messages: got an empty array, expected at least one message", param="messages")
 
 
@@ -268,13 +300,13 @@ def _decode(raw: msgspec.Raw | bytes | None, param: str) -> object:
         raise BadRequest(f"{param}: got a value that cannot be read", param=param) from exc
 
 
-def _largest(members: Mapping[str, msgspec.Raw], names: tuple[str, ...]) -> int | None:
+def _largest(body: bytes, spans: Mapping[str, Span], names: tuple[str, ...]) -> int | None:
     """The largest of some whole numbers; a bound that is not one is refused, as it decides what is reserved."""
     found: int | None = None
     for name in names:
-        if name not in members:
+        if name not in spans:
             continue
-        number = reading.maybe_integer(_decode(members.get(name), name), name)
+        number = reading.maybe_integer(_decode(body[slice(*spans[name])], name), name)
         if number is None:
             continue
         if number < 0:

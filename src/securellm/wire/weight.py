@@ -7,13 +7,14 @@ context window is the bound. Instructions that a provider adds for tools are `AD
 
 Only what is known to be text, or an image where images stand, is taken as such: an unknown part is `windowed`, and
 text that merely looks like an image (in a tool's schema or arguments) stays text. The body is cut, its texts are not
-decoded.
+decoded; and not even cut where a survey of it (`_fast/members_py.py`) has counted all this already.
 """
 
 from collections.abc import Mapping
 
 import msgspec
 
+from securellm._fast.members_py import IMAGE, TEXT, Survey
 from securellm.chat import Endpoint
 
 ADDED_TOKENS = 100  # words that a provider puts around any conversation
@@ -34,6 +35,16 @@ _NOT_THERE = (b"", b"null", b"false", b"[]", b"{}")
 # Top-level fields that bring in what the body does not hold.
 _REFERENCES = ("previous_response_id", "conversation", "container", "mcp_servers", "web_search_options", "plugins")
 _NONE = msgspec.Raw(b"")
+
+KINDS = dict.fromkeys(_TEXTS, TEXT) | dict.fromkeys(_IMAGES, IMAGE)
+_WITH_TURNS = frozenset({"messages", "input", "system"})  # members that hold turns
+_EMBEDDINGS = Endpoint.EMBEDDINGS  # an enum's members are slow to look up
+_WITHOUT_TURNS: frozenset[str] = frozenset()
+# Members that say more of what is charged than their bytes.
+_WEIGHTY = frozenset({"tools", "functions", "prompt", "audio", "modalities", "prediction", *_REFERENCES})
+
+
+_Value = msgspec.Raw | memoryview  # the bytes of one value
 
 
 class Weight(msgspec.Struct, frozen=True):
@@ -79,16 +90,31 @@ _TOOLS = msgspec.json.Decoder(list[_Tool])
 _WORDS = msgspec.json.Decoder(list[str])
 
 
-def weigh(endpoint: Endpoint, body: bytes) -> Weight:
+def turns_at(endpoint: Endpoint) -> frozenset[str]:
+    """The members that hold turns at a door."""
+    return _WITH_TURNS if endpoint is not _EMBEDDINGS else _WITHOUT_TURNS
+
+
+def weigh(endpoint: Endpoint, body: bytes, surveyed: Survey | None = None) -> Weight:
     """The weight of a body that `peek` has checked. What cannot be read is `windowed`: no provider will take it."""
+    if surveyed is not None and _WEIGHTY.isdisjoint(surveyed.spans):
+        return Weight(len(body) - surveyed.image_bytes + ADDED_TOKENS, surveyed.images, surveyed.windowed)
     added = ADDED_TOKENS
+    tally = _Tally()
     try:
-        members = _MEMBERS.decode(body)
-        tally = _Tally()
-        for name in ("messages", "input", "system"):
-            if endpoint is not Endpoint.EMBEDDINGS and _head(members.get(name)) == b"[":
-                tally.count(members[name])
-        added += _added_by_tools(members, tally)
+        members: dict[str, _Value]
+        if surveyed is not None:
+            tally.images, tally.image_bytes, tally.windowed = surveyed.images, surveyed.image_bytes, surveyed.windowed
+            spans, view = surveyed.spans, memoryview(body)
+            members = {name: view[slice(*spans[name])] for name in _WEIGHTY if name in spans}
+            tool_types = surveyed.tool_types
+        else:
+            members = dict(_MEMBERS.decode(body))
+            for name in turns_at(endpoint):
+                if _head(members.get(name)) == b"[":
+                    tally.count(members[name])
+            tool_types = None
+        added += _added_by_tools(members, tool_types, tally)
         tally.windowed = tally.windowed or any(_is_there(members, name) for name in _REFERENCES)
         if endpoint is Endpoint.RESPONSES and _is_there(members, "prompt"):
             tally.windowed = True
@@ -112,7 +138,7 @@ class _Tally:
         self.image_bytes = 0
         self.windowed = False
 
-    def count(self, raw: msgspec.Raw) -> None:
+    def count(self, raw: _Value) -> None:
         """Take an array of turns or parts."""
         for turn in _TURNS.decode(raw):
             if turn.type in _IMAGES:
@@ -139,20 +165,20 @@ def _image_bytes(part: _Turn) -> int:
     return 0
 
 
-def _added_by_tools(members: Mapping[str, msgspec.Raw], tally: _Tally) -> int:
+def _added_by_tools(members: Mapping[str, _Value], types: list[str] | None, tally: _Tally) -> int:
     if not (_is_there(members, "tools") or _is_there(members, "functions")):
         return 0
     added = TOOLS_ADDED_TOKENS
     if _is_there(members, "tools"):
-        for tool in _TOOLS.decode(members["tools"]):
-            if tool.type.startswith(_DEFINED_TOOLS):
+        for of_type in types if types is not None else [tool.type for tool in _TOOLS.decode(members["tools"])]:
+            if of_type.startswith(_DEFINED_TOOLS):
                 added += DEFINED_TOOL_ADDED_TOKENS
-            elif tool.type not in _CALLERS_TOOLS:
+            elif of_type not in _CALLERS_TOOLS:
                 tally.windowed = True  # it runs at the provider, and what it finds is charged as input
     return added
 
 
-def _prompts(members: Mapping[str, msgspec.Raw]) -> int:
+def _prompts(members: Mapping[str, _Value]) -> int:
     """Prompts of a completion: an array of texts or of arrays has one for each element, one of numbers is one."""
     raw = members.get("prompt", _NONE)
     if _head(raw) != b"[":
@@ -161,15 +187,15 @@ def _prompts(members: Mapping[str, msgspec.Raw]) -> int:
     return max(sum(1 for element in elements if _head(element) in (b'"', b"[")), 1)
 
 
-def _words(members: Mapping[str, msgspec.Raw], name: str) -> list[str]:
+def _words(members: Mapping[str, _Value], name: str) -> list[str]:
     return _WORDS.decode(members[name]) if _is_there(members, name) else []
 
 
-def _is_there(members: Mapping[str, msgspec.Raw], name: str) -> bool:
-    raw = members.get(name, _NONE)
-    return len(raw) > 5 or bytes(raw) not in _NOT_THERE
+def _is_there(members: Mapping[str, _Value], name: str) -> bool:
+    raw = members.get(name)
+    return raw is not None and (len(raw) > 5 or bytes(raw) not in _NOT_THERE)
 
 
-def _head(raw: msgspec.Raw | None, size_bytes: int = 1) -> bytes:
+def _head(raw: _Value | None, size_bytes: int = 1) -> bytes:
     """The first bytes of a value, without a copy of the rest."""
     return b"" if raw is None else bytes(memoryview(raw)[:size_bytes])
