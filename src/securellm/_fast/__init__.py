@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
+    from securellm._fast import lines_py as lines
     from securellm._fast import members_py as members
     from securellm._fast import sse_py as sse
     from securellm._fast import tokens_py as tokens
@@ -22,6 +23,7 @@ else:
             raise ImportError("the pure twins are asked for")
         from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
+        from securellm._fast import lines_c as lines
         from securellm._fast import members_c as members
         from securellm._fast import sse_c as sse
         from securellm._fast import tokens_c as tokens
@@ -30,10 +32,11 @@ else:
     except ImportError:
         from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
+        from securellm._fast import lines_py as lines
         from securellm._fast import members_py as members
         from securellm._fast import sse_py as sse
         from securellm._fast import tokens_py as tokens
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "gcra", "http1", "members", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "gcra", "http1", "lines", "members", "sse", "tokens"]
