@@ -35,7 +35,7 @@ LAYERS: dict[str, set[str]] = {
     "telemetry": BOTTOM | {"config"},
     "workers": BOTTOM | {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit", "tokens"},
-    "audit": BOTTOM | {"config", "accounts", "pricing"},
+    "audit": BOTTOM | {"_fast", "config", "accounts", "pricing"},
     "announcer": BOTTOM | {"accounts", "ledger"},
     "discovery": BOTTOM | {"accounts", "providers", "routing", "upstream", "serving"},
     "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
@@ -61,7 +61,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "under_way": BOTTOM | {"gateway", "ledger", "permit", "workers"},
     "intake": PURE_CORE | {"config", "limits", "tokens"},
-    "ledger": BOTTOM | {"audit", "routing", "telemetry"},
+    "ledger": BOTTOM | {"_fast", "audit", "routing", "telemetry"},
     "permit": PURE_CORE | {"ids", "audit", "config", "providers", "routing", "holdings", "ledger"},
     "settlement": PURE_CORE | {"permit", "tokens"},
     "gateway": PURE_CORE

@@ -86,7 +86,7 @@ class Call(msgspec.Struct, frozen=True):
         return None
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts in buckets that never overlap, except that reasoning is part of output.
 
     `input_tokens` is input that was neither read from nor written to a cache, and neither audio nor image.
@@ -223,7 +223,7 @@ class Status(enum.Enum):
     SHUTDOWN = "shutdown"
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One provider asked, or passed over (`skipped` says why, and then nothing was sent)."""
 
     number: int
@@ -237,7 +237,7 @@ class Attempt(msgspec.Struct, frozen=True):
     skipped: str | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How a request ended, as the lane hands it to `settle`."""
 
     status: Status
@@ -246,7 +246,7 @@ class Outcome(msgspec.Struct, frozen=True):
     error_message: str | None = None
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """Everything that the bookkeeping learns of one request; made once, by `settle`."""
 
     request_id: RequestId

@@ -21,7 +21,7 @@ from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import Bodies
 from securellm.cache.answers import FRAMES_TO_WHOLE, Answers, Hit, Lead
 from securellm.candidates import candidates_of, most_of
-from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status
+from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status, Usage
 from securellm.errors import (
     AuditUnavailable,
     InternalError,
@@ -44,14 +44,14 @@ from securellm.intake import (
     text_bytes,
     weigh_body,
 )
-from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page, Priced
+from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
 from securellm.permit import OpenRequest, Permit, open_request
 from securellm.recall import end_lead, hit_answer, hit_settlement, look_up
 from securellm.routing import Route
 from securellm.serving import Serving
-from securellm.settlement import refused, settlement_of, settlement_of_call
+from securellm.settlement import refused, settlement_of, settlement_of_call, usage_of
 from securellm.telemetry.faults import describe_fault
 from securellm.upstream.heads import CONTENT_TYPE_JSON, id_headers
 from securellm.upstream.reply import count_reply
@@ -232,31 +232,34 @@ class Gateway:
             return permit.receipt
         permit.close_attempt(outcome.error_code or ("cancelled" if outcome.status is Status.CANCELLED else None))
         self._open.pop(permit.request_id).serving.leave()
-        priced = self._ledger.price(permit.page, settlement_of(permit, outcome))
-        priced = self._settle_holdings(permit, priced)
-        permit.receipt = self._ledger.settle(permit.page, priced, permit.bodies.hashes)
+        usage, source = usage_of(permit)
+        priced = self._ledger.price(permit.page, permit.attempts, usage)
+        settlement = settlement_of(
+            permit,
+            outcome,
+            usage,
+            source,
+            cost_nusd=priced.cost_nusd,
+            overrun_nusd=self._settle_holdings(permit, usage, priced.cost_nusd or 0),
+        )
+        if permit.holdings.lead is not None:
+            end_lead(permit.holdings.lead, permit, settlement)
+        permit.receipt = self._ledger.settle(permit.page, settlement, priced, permit.bodies.hashes)
         permit.body = b""  # whoever still holds the permit need not hold what is charged to nobody any more
         return permit.receipt
 
-    def _settle_holdings(self, permit: Permit, priced: Priced) -> Priced:
+    def _settle_holdings(self, permit: Permit, usage: Usage | None, cost_nusd: int) -> int | None:
         """Give back what the request held and did not use; an overrun of its budget is noted beside its record."""
-        settlement = priced.settlement
-        if permit.holdings.lead is not None:
-            end_lead(permit.holdings.lead, permit, settlement)
-            settlement = msgspec.structs.replace(settlement, cache="miss")
-            priced = msgspec.structs.replace(priced, settlement=settlement)
-        usage, cost_nusd = settlement.usage, settlement.cost_nusd or 0
         overrun_nusd = permit.holdings.settle(usage.total_tokens if usage is not None else None, cost_nusd)
         if not overrun_nusd:
-            return priced
+            return None
         _log.error("request %s cost %d nano-USD more than was reserved of its budget", permit.request_id, overrun_nusd)
         self._ledger.event(
             "budget_overrun",
             client_ip=permit.call.client_ip,
             detail={"request_id": permit.request_id, "overrun_nusd": overrun_nusd},
         )
-        settlement = msgspec.structs.replace(settlement, overrun_nusd=overrun_nusd)
-        return msgspec.structs.replace(priced, settlement=settlement)
+        return overrun_nusd
 
     @property
     def stopping(self) -> bool:
@@ -333,7 +336,7 @@ class Gateway:
         finally:
             settlement = hit_settlement(call, caller, peeked, body, hit, page.tariff.epoch)
             settlement = msgspec.structs.replace(settlement, outcome=outcome)
-            receipt = self._ledger.settle(page, self._ledger.price(page, settlement), bodies.hashes)
+            receipt = self._ledger.settle(page, settlement, self._ledger.price(page, (), None), bodies.hashes)
         return answer if outcome.error_code else await self._durable(call, answer, receipt)
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
@@ -363,7 +366,7 @@ class Gateway:
         page.intend(call, caller, model, stream=stream, target=None)
         epoch = page.tariff.epoch
         settlement = settlement_of_call(call, outcome, caller, peeked, epoch, bytes_out=bytes_out)
-        return self._ledger.settle(page, self._ledger.price(page, settlement))
+        return self._ledger.settle(page, settlement, self._ledger.price(page, (), None))
 
     async def _durable(self, call: Call, answer: Answer, receipt: Receipt) -> Answer:
         try:

@@ -7,11 +7,14 @@ settlement, in the order of subscription; one that raises is logged and the othe
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from securellm._fast import lines
 from securellm.audit.entries import (
+    MAX_TEXT_CHARS,
     NO_HASHES,
     Cost,
     Hashes,
@@ -22,8 +25,7 @@ from securellm.audit.entries import (
     intent_record,
 )
 from securellm.audit.log import AuditLog, AuditStatistics, Reservation
-from securellm.audit.record import Record
-from securellm.chat import Call, Caller, Receipt, Settlement
+from securellm.chat import Attempt, Call, Caller, Receipt, Settlement, Status, Usage
 from securellm.routing import Target
 
 log = logging.getLogger(__name__)
@@ -37,11 +39,11 @@ class Tariff(msgspec.Struct, frozen=True):
     cost: Cost
 
 
-class Priced(msgspec.Struct, frozen=True):
-    """A settlement with what it cost, in all and by attempt."""
+class Priced(NamedTuple):
+    """What a request cost at a moment, by attempt and in all; None where nothing was used."""
 
-    settlement: Settlement
     costs_nusd: tuple[int | None, ...]
+    cost_nusd: int | None
     at_us: int
 
 
@@ -65,6 +67,8 @@ class Kept:
 
 KEPT = Kept()
 
+_Intent = tuple[Call, Caller, str | None, bool, str | None, str | None, str, int]  # what `intent_record` is given
+
 
 class Page:
     """The place of one request in the books, from `Ledger.open_page` to its settlement."""
@@ -75,34 +79,31 @@ class Page:
         self.tariff = tariff
         self._reservation = reservation
         self._now_us = now_us
-        self._intent: Record | None = None
+        self._intent: _Intent | None = None  # once it is written
         self._receipt: Receipt = KEPT
 
     def intend(self, call: Call, caller: Caller, model: str | None, *, stream: bool, target: Target | None) -> Receipt:
         """Write the request's intent, once; `target` is who will be asked first, None when nobody will be."""
-        if self._reservation is None or self._intent is not None:
+        reservation = self._reservation
+        if reservation is None or self._intent is not None:
             return self._receipt
-        self._intent = intent_record(
-            call,
-            caller,
-            requested_model=model,
-            stream=stream,
-            provider=target.provider.name if target is not None else None,
-            model=target.model if target is not None else None,
-            epoch=self.tariff.epoch,
-            now_us=self._now_us(),
-        )
-        self._receipt = self._reservation.append(self._intent)
+        provider, asked = (target.provider.name, target.model) if target is not None else (None, None)
+        intent = self._intent = (call, caller, model, stream, provider, asked, self.tariff.epoch, self._now_us())
+        body = lines.intent_body(intent_record, *intent) if not reservation.lost else None
+        if body is not None:
+            self._receipt = reservation.append_line("request_received", call.request_id, body)
+        else:
+            self._receipt = reservation.append(intent_record(*intent))
         return self._receipt
 
     def asking(self, target: Target, number: int) -> Receipt:
         """A provider is about to be asked, as attempt `number`; it may be, when the receipt is durable."""
         if self._reservation is None or self._intent is None:
             return KEPT
-        intended = (self._intent.provider, self._intent.model) == (target.provider.name, target.model)
+        intended = self._intent[4:6] == (target.provider.name, target.model) and len(target.model) <= MAX_TEXT_CHARS
         if number > 1 or not intended:
             record = attempt_record(
-                self._intent,
+                intent_record(*self._intent),
                 number=number,
                 provider=target.provider.name,
                 model=target.model,
@@ -111,19 +112,20 @@ class Page:
             self._receipt = self._reservation.append(record)
         return self._receipt
 
-    def close(self, priced: Priced, hashes: Hashes) -> Receipt:
+    def close(self, settlement: Settlement, priced: Priced, hashes: Hashes) -> Receipt:
         """Write the closing record; nothing follows it."""
-        if self._reservation is None:
+        reservation = self._reservation
+        if reservation is None:
             return KEPT
-        record = closing_record(
-            priced.settlement,
-            priced.costs_nusd,
-            price_table=self.tariff.price_table,
-            hashes=hashes,
-            now_us=priced.at_us,
-        )
-        receipt = self._reservation.append(record)
-        self._reservation.close()
+        facts = settlement, priced.costs_nusd, self.tariff.price_table, hashes, priced.at_us
+        body = lines.closing_body(closing_record, *facts) if not reservation.lost else None
+        if body is not None:
+            sent = settlement.outcome.status is Status.SUCCESS
+            kind = "response_sent" if sent else "request_failed"
+            receipt = reservation.append_line(kind, settlement.request_id, body)
+        else:
+            receipt = reservation.append(closing_record(*facts))
+        reservation.close()
         return receipt
 
 
@@ -146,19 +148,20 @@ class Ledger:
         """A request's place in the books. Raises AuditUnavailable when the log takes no more records."""
         return Page(self._audit.reserve() if self._audit is not None else None, tariff or self.tariff, self._now_us)
 
-    def price(self, page: Page, settlement: Settlement) -> Priced:
-        """What a settlement costs, by the prices under which the request began."""
+    def price(self, page: Page, attempts: Sequence[Attempt], usage: Usage | None) -> Priced:
+        """What a request costs now, by the prices under which it began; `usage` is the answer's."""
         at_us = self._now_us()
-        costs_nusd = attempt_costs(settlement, page.tariff.cost, at_us)
-        spent = [cost for cost in costs_nusd if cost is not None]
-        if spent:
-            settlement = msgspec.structs.replace(settlement, cost_nusd=sum(spent))
-        return Priced(settlement, costs_nusd, at_us)
+        costs_nusd = attempt_costs(attempts, usage, page.tariff.cost, at_us)
+        cost_nusd: int | None = None
+        for spent_nusd in costs_nusd:
+            if spent_nusd is not None:
+                cost_nusd = spent_nusd + (cost_nusd or 0)
+        return Priced(costs_nusd, cost_nusd, at_us)
 
-    def settle(self, page: Page, priced: Priced, hashes: Hashes = NO_HASHES) -> Receipt:
+    def settle(self, page: Page, settlement: Settlement, priced: Priced, hashes: Hashes = NO_HASHES) -> Receipt:
         """Take a settlement. Called exactly once for each page."""
-        receipt = page.close(priced, hashes)
-        self.tell(priced.settlement)
+        receipt = page.close(settlement, priced, hashes)
+        self.tell(settlement)
         return receipt
 
     def tell(self, settlement: Settlement) -> None:

@@ -34,15 +34,16 @@ class OpenAttempt:
 
     def closed(self, now_s: float, error_code: str | None) -> Attempt:
         """The attempt as the audit keeps it."""
+        duration_ms = (now_s - self.started_s) * 1000
         return Attempt(
-            number=self.number,
-            provider=self.provider,
-            model=self.model,
-            http_status=self.http_status,
-            error_code=error_code,
-            duration_ms=(now_s - self.started_s) * 1000,
-            usage=self.meter.usage,
-            upstream_request_id=self.upstream_request_id,
+            self.number,
+            self.provider,
+            self.model,
+            self.http_status,
+            error_code,
+            duration_ms,
+            self.meter.usage,
+            self.upstream_request_id,
         )
 
 

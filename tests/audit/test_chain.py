@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from rig.audit_log import intent, sent
-from securellm.audit.chain import Chain, encode_ahead
-from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record, decimal
+from securellm._fast import lines
+from securellm.audit.chain import Chain
+from securellm.audit.record import GENESIS, MAX_LINE_BYTES, AttemptRecord, Record, decimal, hash_line
 
 
 def test_each_line_holds_the_hash_of_the_one_before() -> None:
@@ -55,17 +56,20 @@ def test_records_may_be_encoded_before_their_place_is_known() -> None:
     """Byte for byte the line that encoding them at their place gives, and whatever has none is put right alike."""
     dice = random.Random(7)
     records = [_fields(dice) for _ in range(2_000)]
-    ahead, at_place = Chain(3), Chain(3)
+    chain = Chain(3)
     for fields in records:
         record = Record("2026-11-22T10:00:00.000000Z", "response_sent", **fields)
-        line = ahead.place_encoded(record, encode_ahead(record))
+        seq, prev = chain.seq + 1, chain.prev
+        line = chain.place(record)
+        body = lines.encode_body(record)
         try:
-            head = f'{{"v":1,"seq":{at_place.seq + 1},"slot":3,"prev":"{at_place.prev}",'
-            assert line == head.encode() + msgspec.json.encode(record)[1:]
+            encoded = msgspec.json.encode(record)
         except (ValueError, TypeError, OverflowError):
-            assert encode_ahead(record) is None
-        assert at_place.place(record) == line
-        assert (ahead.seq, ahead.prev) == (at_place.seq, at_place.prev)
+            assert body is None
+        else:
+            assert body == encoded[1:]
+            assert line == f'{{"v":1,"seq":{seq},"slot":3,"prev":"{prev}",'.encode() + body
+        assert (chain.seq, chain.prev) == (seq, hash_line(line))
 
 
 HOSTILE = {

@@ -58,7 +58,7 @@ def _line(table: PriceTable = TABLE, provider: str = "a", usage: Usage | None = 
         context_truncated=False,
         config_epoch="e",
     )
-    costs_nusd = attempt_costs(settlement, table.cost_nusd, NOW_US)
+    costs_nusd = attempt_costs(settlement.attempts, settlement.usage, table.cost_nusd, NOW_US)
     spent_nusd = [cost_nusd for cost_nusd in costs_nusd if cost_nusd is not None]
     settlement = msgspec.structs.replace(settlement, cost_nusd=sum(spent_nusd))
     record = closing_record(settlement, costs_nusd, price_table=table.sha256, hashes=NO_HASHES, now_us=NOW_US)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from securellm._fast import answers_py as answers
     from securellm._fast import gcra_py as gcra
     from securellm._fast import http1_py as http1
+    from securellm._fast import lines_py as lines
     from securellm._fast import members_py as members
     from securellm._fast import showing_py as showing
     from securellm._fast import sse_py as sse
@@ -25,6 +26,7 @@ else:
         from securellm._fast import answers_c as answers
         from securellm._fast import gcra_c as gcra
         from securellm._fast import http1_c as http1
+        from securellm._fast import lines_c as lines
         from securellm._fast import members_c as members
         from securellm._fast import showing_c as showing
         from securellm._fast import sse_c as sse
@@ -35,6 +37,7 @@ else:
         from securellm._fast import answers_py as answers
         from securellm._fast import gcra_py as gcra
         from securellm._fast import http1_py as http1
+        from securellm._fast import lines_py as lines
         from securellm._fast import members_py as members
         from securellm._fast import showing_py as showing
         from securellm._fast import sse_py as sse
@@ -42,4 +45,4 @@ else:
 
         IMPLEMENTATION = "pure"
 
-__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "members", "showing", "sse", "tokens"]
+__all__ = ["IMPLEMENTATION", "answers", "gcra", "http1", "lines", "members", "showing", "sse", "tokens"]

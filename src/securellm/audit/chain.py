@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from securellm.audit.record import GENESIS, MAX_LINE_BYTES, Record, encode_body, encode_line, hash_line, place_body
+from securellm.audit.record import GENESIS, MAX_LINE_BYTES, Record, encode_line, hash_line
 
 MAX_CUT_CHARS = 512  # of a text in a line that is too long
 MAX_CUT_ITEMS = 64  # of a list or table in a line that is too long
@@ -16,14 +16,6 @@ MAX_INTEGER = 2**53  # beyond it readers of JSON disagree
 
 _NOT_ENCODABLE = (ValueError, TypeError, OverflowError)
 _NOT_CLEANED = frozenset({"timestamp", "event_type"})
-
-
-def encode_ahead(record: Record) -> bytes | None:
-    """The body of a record's line, before its place is known; None when it has no canonical form."""
-    try:
-        return encode_body(record)
-    except _NOT_ENCODABLE:
-        return None
 
 
 class Chain:
@@ -39,12 +31,11 @@ class Chain:
         """hash of the last record's line"""
 
     def place(self, record: Record) -> bytes:
-        """The record's line at the next place, without its newline."""
-        return self.place_encoded(record, encode_ahead(record))
-
-    def place_encoded(self, record: Record, body: bytes | None) -> bytes:
-        """The same of a record whose body `encode_ahead` has made."""
-        line = place_body(body, seq=self.seq + 1, slot=self.slot, prev=self.prev) if body is not None else b""
+        """The record's line at the next place, without its newline. `_fast.lines.place` does it for usual ones."""
+        try:
+            line = encode_line(record, seq=self.seq + 1, slot=self.slot, prev=self.prev)
+        except _NOT_ENCODABLE:
+            line = b""
         if not 0 < len(line) <= MAX_LINE_BYTES:
             line = self._encode_otherwise(record)
         self.seq += 1

@@ -3,7 +3,7 @@
 The words are the contract's; the facts come from `chat.Settlement` and the cost from `pricing`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -36,7 +36,6 @@ NO_HASHES = Hashes()
 def intent_record(
     call: Call,
     caller: Caller | None,
-    *,
     requested_model: str | None,
     stream: bool,
     provider: str | None,
@@ -74,17 +73,20 @@ def attempt_record(intent: Record, *, number: int, provider: str, model: str, no
     )
 
 
-def attempt_costs(settlement: Settlement, cost: Cost, now_us: int) -> tuple[int | None, ...]:
-    """What each attempt cost in nano-USD, at the prices of `now_us`; None where nothing was used."""
-    return tuple(
-        cost(attempt.provider, attempt.model, usage, now_us) if usage is not None else None
-        for attempt in settlement.attempts
-        for usage in (_usage_of(attempt, settlement),)
-    )
+def attempt_costs(attempts: Sequence[Attempt], usage: Usage | None, cost: Cost, now_us: int) -> tuple[int | None, ...]:
+    """What each attempt cost in nano-USD, at the prices of `now_us`; None where nothing was used.
+
+    `usage` is the answer's, which may be an estimate, and the last attempt's; the others have what was reported.
+    """
+    costs_nusd = []
+    for attempt in attempts:
+        used = usage if attempt is attempts[-1] else attempt.usage
+        costs_nusd.append(cost(attempt.provider, attempt.model, used, now_us) if used is not None else None)
+    return tuple(costs_nusd)
 
 
 def closing_record(
-    settlement: Settlement, costs_nusd: tuple[int | None, ...], *, price_table: str, hashes: Hashes, now_us: int
+    settlement: Settlement, costs_nusd: tuple[int | None, ...], price_table: str, hashes: Hashes, now_us: int
 ) -> Record:
     """`response_sent` or `request_failed`: on disk before the last byte of the answer."""
     usage, outcome, cost_nusd = settlement.usage, settlement.outcome, settlement.cost_nusd
@@ -181,11 +183,6 @@ def _attempt(attempt: Attempt, usage: Buckets | None, cost_nusd: int | None) -> 
         upstream_request_id=_cut(attempt.upstream_request_id),
         skipped=attempt.skipped,
     )
-
-
-def _usage_of(attempt: Attempt, settlement: Settlement) -> Usage | None:
-    """The last attempt's usage is the answer's, which may be an estimate; the others have what was reported."""
-    return settlement.usage if attempt is settlement.attempts[-1] else attempt.usage
 
 
 def _was_sent(outcome: Outcome) -> bool:

@@ -2,19 +2,16 @@
 
 from typing import Protocol, TypeVar
 
+from securellm._fast.lines_py import Placeable
 from securellm.audit.record import Record
 
 
-class Queued(Protocol):
-    """What is submitted."""
+class Queued(Placeable, Protocol):
+    """What is submitted: the body of a line, made where it is still in the processor's cache, or else a record."""
 
     @property
-    def record(self) -> Record:
-        """The record to be written."""
-
-    @property
-    def body(self) -> bytes | None:
-        """It as `encode_ahead` made it: where it was made it is still in the processor's cache."""
+    def record(self) -> Record | None:
+        """The record to be written; None when its body is there."""
 
 
 Entry = TypeVar("Entry", bound=Queued)

@@ -7,6 +7,7 @@ never refuses; records for which there is no room are counted, and the chain say
 
 import logging
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Literal
 import msgspec
 import trio
 
-from securellm.audit.chain import encode_ahead
+from securellm._fast import lines
 from securellm.audit.checkpoints import Signer
 from securellm.audit.copies import Copies
 from securellm.audit.disk import Disk, RealDisk
@@ -69,13 +70,24 @@ class AuditStatistics(msgspec.Struct, frozen=True):
 class Receipt:
     """The promise that one record will be on disk."""
 
-    __slots__ = ("_log", "body", "done", "record", "reservation", "tasks")
+    __slots__ = ("_log", "body", "done", "event_type", "record", "request_id", "reservation", "tasks")
 
-    def __init__(self, record: Record, log: "AuditLog", reservation: "Reservation | None", *, done: bool) -> None:
+    def __init__(
+        self,
+        log: "AuditLog",
+        reservation: "Reservation | None",
+        event_type: str,
+        request_id: str | None,
+        body: bytes | None,
+        record: Record | None = None,
+    ) -> None:
+        """Of a record whose line's body is made, or of a `record` for which the chain has to make it."""
+        self.event_type = event_type
+        self.request_id = request_id
+        self.body = body
         self.record = record
-        self.body = encode_ahead(record) if not done else None
         self.reservation = reservation
-        self.done = done
+        self.done = False
         self.tasks: list[trio.lowlevel.Task] | None = None
         """who waits for it"""
         self._log = log
@@ -109,45 +121,56 @@ class Receipt:
 class Reservation:
     """Room for all the records of one request."""
 
-    __slots__ = ("_closed", "_log", "_lost", "_outstanding")
+    __slots__ = ("_log", "closed", "lost", "outstanding")
 
     def __init__(self, log: "AuditLog", *, lost: bool) -> None:
         self._log = log
-        self._lost = lost
-        self._closed = False
-        self._outstanding = 0
+        self.lost = lost
+        """there is no room: what is appended is counted"""
+        self.closed = False
+        self.outstanding = 0
+        """records that are not yet on disk"""
 
     def append(self, record: Record) -> Receipt:
         """Queue a record. Never refused, never waits."""
-        if self._lost:
+        if self.lost:
             self._log.lose(record)
-            return Receipt(record, self._log, None, done=True)
-        self._outstanding += 1
-        receipt = Receipt(record, self._log, self, done=False)
+            receipt = Receipt(self._log, None, record.event_type, record.request_id, None)
+            receipt.done = True
+            return receipt
+        return self._submit(_receipt(self._log, self, record))
+
+    def append_line(self, event_type: str, request_id: str, body: bytes) -> Receipt:
+        """Queue a record as the body of its line, which was made ahead; not for a reservation that is lost."""
+        return self._submit(Receipt(self._log, self, event_type, request_id, body))
+
+    def _submit(self, receipt: Receipt) -> Receipt:
+        self.outstanding += 1
         self._log.submit(receipt)
         return receipt
 
     def close(self) -> None:
         """Nothing more will be appended: the room is free again when all of it is on disk. Later calls do nothing."""
-        if not self._closed:
-            self._closed = True
-            self._give_back()
+        if not self.closed:
+            self.closed = True
+            if not self.outstanding and not self.lost:
+                self._log.release()
 
-    def settled(self) -> None:
-        """One of its records is on disk."""
-        self._outstanding -= 1
-        self._give_back()
 
-    def _give_back(self) -> None:
-        if self._closed and not self._outstanding and not self._lost:
-            self._log.release()
+def _receipt(log: "AuditLog", reservation: Reservation | None, record: Record) -> Receipt:
+    body = lines.encode_body(record)
+    return Receipt(log, reservation, record.event_type, record.request_id, body, record if body is None else None)
 
 
 class Turns(trio.abc.Instrument):
-    """Knows when the event loop has done all it had to do: what was queued in its turn becomes one commit."""
+    """Knows when the event loop has done all it had to do: what was queued in its turn becomes one commit.
 
-    def __init__(self, flush: Callable[[], None]) -> None:
+    And when it begins another turn: whoever waits for a commit that has ended is let go in that one, not in the next.
+    """
+
+    def __init__(self, flush: Callable[[], None], settle: Callable[[], None]) -> None:
         self._flush = flush
+        self._settle = settle
         self._is_second = False
 
     def before_io_wait(self, timeout: float) -> None:
@@ -157,6 +180,10 @@ class Turns(trio.abc.Instrument):
             self._flush()
         else:
             self._is_second = True
+
+    def after_io_wait(self, timeout: float) -> None:
+        """Called before the tasks of a turn are run."""
+        self._settle()
 
 
 class AuditLog:
@@ -174,6 +201,7 @@ class AuditLog:
         self._folding = Folding()
         self._folding_lock = threading.Lock()
         self._waiting: dict[trio.lowlevel.Task, tuple[Receipt, int]] = {}  # and since which beat
+        self._written: deque[list[Receipt]] = deque()  # what the writer has on disk and nobody has been told of
         self._beat = 0
         self._slow: str | None = None  # the disk takes too long, and nothing has been durable since
         self._watched = trio.Event()  # somebody waits, so the watch goes on
@@ -207,7 +235,7 @@ class AuditLog:
             self._gap.add(record)
         else:
             self._events += 1
-            self.submit(Receipt(record, self, None, done=False))
+            self.submit(_receipt(self, None, record))
 
     def statistics(self) -> AuditStatistics:
         """The figures now."""
@@ -288,7 +316,8 @@ class AuditLog:
     def durable(self, entries: list[Receipt]) -> None:
         """See Listener."""
         if entries:
-            self._soon(self._settle, entries)
+            self._written.append(entries)
+            self._soon(self._settle_written)
 
     def failed(self) -> None:
         """See Listener."""
@@ -310,19 +339,27 @@ class AuditLog:
 
     # what the writer's calls do in Trio's thread
 
+    def _settle_written(self) -> None:
+        while self._written:
+            self._settle(self._written.popleft())
+
     def _settle(self, entries: list[Receipt]) -> None:
         self._pending -= len(entries)
         self._slow = None
+        reschedule, waiting = trio.lowlevel.reschedule, self._waiting
         for receipt in entries:
             receipt.done = True
-            if receipt.reservation is not None:
-                receipt.reservation.settled()
-            else:
+            reservation = receipt.reservation
+            if reservation is None:
                 self._events -= 1
+            else:
+                reservation.outstanding -= 1
+                if reservation.closed and not reservation.outstanding:
+                    self._reserved -= 1
             if receipt.tasks is not None:
                 for task in receipt.tasks:
-                    del self._waiting[task]
-                    trio.lowlevel.reschedule(task)
+                    del waiting[task]
+                    reschedule(task)
                 receipt.tasks = None
 
     def _wake_waiting(self) -> None:
@@ -353,7 +390,7 @@ class AuditLog:
     async def _open(self, writer: Writer[Receipt], copies: Copies | None) -> None:
         self._writer = writer
         self._copies = copies
-        self._turns = Turns(writer.flush)
+        self._turns = Turns(writer.flush, self._settle_written)
         trio.lowlevel.add_instrument(self._turns)
         trio.lowlevel.spawn_system_task(self._watch, name="audit-watch")
         if copies is not None:

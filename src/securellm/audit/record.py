@@ -9,9 +9,10 @@ import hashlib
 
 import msgspec
 
-FORMAT_VERSION = 1
+from securellm._fast import lines
+
 GENESIS = "0" * 64  # `prev` of the first record of a slot
-MAX_LINE_BYTES = 1024 * 1024
+MAX_LINE_BYTES = lines.MAX_LINE_BYTES
 NUSD_PER_USD = 1_000_000_000
 
 Buckets = dict[str, int]
@@ -86,19 +87,9 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     overrun_nusd: int | None = None
 
 
-def encode_body(record: Record) -> bytes:
-    """What of the line does not depend on its place: the record's fields and the brace behind them."""
-    return _encode(record)[1:]
-
-
 def encode_line(record: Record, *, seq: int, slot: int, prev: str) -> bytes:
     """The line, without its newline, at its place in a slot's chain. `prev` is the hash of the line before."""
-    return place_body(encode_body(record), seq=seq, slot=slot, prev=prev)
-
-
-def place_body(body: bytes, *, seq: int, slot: int, prev: str) -> bytes:
-    """The same of a record that was encoded before its place was known."""
-    return b'{"v":%d,"seq":%d,"slot":%d,"prev":"%b",%b' % (FORMAT_VERSION, seq, slot, prev.encode("ascii"), body)
+    return lines.place_body(_encode(record)[1:], seq=seq, slot=slot, prev=prev)
 
 
 def hash_line(line: bytes) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic, Protocol
 
+from securellm._fast import lines
 from securellm.audit.chain import Chain
 from securellm.audit.checkpoints import Checkpointer, Signer
 from securellm.audit.disk import Disk, DiskFile, write_all
@@ -106,7 +107,7 @@ class Writer(Generic[Entry]):
         self._file: DiskFile | None = None
         self._length = 0  # of what is known to be on disk
         self._dirty = False  # there may be more behind it
-        self._open: dict[str, Mark] = {}  # the intents without an end, the oldest first
+        self._open: dict[str, lines.Opened] = {}  # the intents without an end, the oldest first
         self._last: Mark | None = None
         self._checkpointer: Checkpointer | None = None
         self._notes: tuple[Path, int] | None = None  # the checkpoint file, and how much of it is known to be good
@@ -262,33 +263,31 @@ class Writer(Generic[Entry]):
     def _place(self) -> tuple[list[Entry], bytes]:
         """Give what is queued its place in the chain, as much as one commit takes."""
         assert self._day is not None
-        name, own, queue, opened = self._day.path.name, self._own, self._queue, self._open
-        chain, place = self._chain, self._chain.place_encoded
+        name, own, queue, opened, chain = self._day.path.name, self._own, self._queue, self._open, self._chain
         batch: list[Entry] = []
-        lines: list[bytes] = []
+        placed: list[bytes] = []
         length = self._length
         fits_until = length + MAX_BATCH_BYTES
-        while (own or queue) and length < fits_until and len(lines) < MAX_BATCH_RECORDS:
+        while (own or queue) and length < fits_until and len(placed) < MAX_BATCH_RECORDS:
+            if not own and queue[0].body is not None:
+                ends_at = chain.slot, chain.seq, chain.prev
+                chain.seq, chain.prev, length = lines.place(
+                    queue, batch, placed, opened, ends_at, name, length, fits_until, MAX_BATCH_RECORDS
+                )
+                continue
             if own:
                 record = own.popleft()
-                line = chain.place(record)
             else:
                 batch.append(entry := queue.popleft())
+                assert entry.record is not None, "an entry without a body has its record"
                 record = entry.record
-                line = place(record, entry.body)
-            kind = record.event_type
-            if kind == "request_received":
-                if record.request_id is not None:
-                    opened[record.request_id] = Mark(name, length, chain.seq, chain.prev)
-            elif kind == "response_sent" or kind == "request_failed":
-                opened.pop(record.request_id or "", None)
-            lines.append(line)
-            last_at = length
+            placed.append(line := chain.place(record))
+            lines.note(opened, record.event_type, record.request_id, (name, length, chain.seq, chain.prev))
             length += len(line) + 1
-        self._last = Mark(name, last_at, chain.seq, chain.prev)
-        lines.append(b"")
-        self.records += len(lines) - 1
-        return batch, b"\n".join(lines)
+        self._last = Mark(name, length - len(placed[-1]) - 1, chain.seq, chain.prev)
+        placed.append(b"")
+        self.records += len(placed) - 1
+        return batch, b"\n".join(placed)
 
     def _commit(self, data: bytes) -> None:
         """Have these bytes on disk behind what is there. Raises OSError; then nothing is known of them."""
@@ -368,7 +367,8 @@ class Writer(Generic[Entry]):
     def _leave_mark(self) -> None:
         """Say where recovery has to begin. Not synced, and a failure is nothing: an older mark is as good, but slow."""
         assert self._last is not None
-        mark = next(iter(self._open.values()), self._last)
+        oldest = next(iter(self._open.values()), None)
+        mark = Mark(*oldest) if oldest is not None else self._last
         try:
             file = self._disk.open(mark_path(self._directory, self._slot))
             try:

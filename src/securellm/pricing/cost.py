@@ -19,7 +19,7 @@ def cost_nusd(usage: Usage, price: Price) -> int:
     """What `usage` costs at `price`, in nano-USD."""
     if price.free:
         return 0
-    rates = rates_for(price, usage.prompt_tokens)
+    rates = rates_for(price, usage.prompt_tokens) if price.tiers else price
     output = _or(rates.output, rates.input)
     total = usage.input_tokens * rates.input + (usage.output_tokens - usage.reasoning_tokens) * output
     if usage.cache_read_tokens:

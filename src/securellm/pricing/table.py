@@ -35,7 +35,11 @@ BUCKETS = (
     "image",
 )
 
+MAX_KNOWN = 1024  # models whose price is looked up without a search
+MAX_KNOWN_CHARS = 256  # of the name of one
+
 _ANY = "*"
+_NEVER = Listed(Price())  # stands for a model that nobody has looked for
 # What may follow an id: a day (20250929, 2025-09-29, 09-2025), a version of three digits or more (001, 0709), or one of
 # a few words, each after - or @. A size or another generation (-5, -8b, -mini) is another model.
 _SUFFIX = re.compile(
@@ -63,6 +67,7 @@ class PriceTable:
         self.encoded = msgspec.json.encode(document, order="sorted")  # the canonical form
         self.sha256 = sha256(self.encoded).hexdigest()
         self._indexes: dict[str, _Index] = {}
+        self._known: dict[tuple[str, str], Price | Listed | None] = {}  # what was found before
 
     def __repr__(self) -> str:
         models = sum(len(section.models) for section in self._document.sections.values())
@@ -73,6 +78,19 @@ class PriceTable:
 
         `at_us`, Unix microseconds, chooses between prices that change by day or hour; without it the dearest is given.
         """
+        found = self._known.get((provider, model), _NEVER)
+        if found is _NEVER:
+            found = self._find(provider, model)
+            if len(self._known) >= MAX_KNOWN:  # callers choose the names
+                self._known.clear()
+            if len(model) <= MAX_KNOWN_CHARS:
+                self._known[provider, model] = found
+        if isinstance(found, Listed):
+            return found.dearest() if at_us is None else found.price_at(at_us // 1_000_000)
+        return found
+
+    def _find(self, provider: str, model: str) -> Price | Listed | None:
+        """What there is of a model, for every moment."""
         overrides = self._document.overrides
         price = overrides.get(f"{provider}/{model}") or overrides.get(f"{provider}/{_ANY}")
         if price is not None:
@@ -84,9 +102,7 @@ class PriceTable:
         if index is None:
             index = self._indexes[owner] = _Index(self._document.sections[owner])
         listed = index.find(model)
-        if listed is None:
-            return index.every
-        return listed.dearest() if at_us is None else listed.price_at(at_us // 1_000_000)
+        return index.every if listed is None else listed
 
     def cost_nusd(self, provider: str, model: str, usage: Usage, at_us: int) -> int | None:
         """What an attempt that ended at a moment costs, in nano-USD; None when the model has no price."""
