@@ -6,7 +6,6 @@ Whatever is not usual (a number beyond 2**53, a text of another type, a line lon
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
 from libc.math cimport fabs, rint
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memcmp
@@ -24,7 +23,6 @@ cdef extern from "Python.h":
     int64_t PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     bint PyFloat_CheckExact(object number)
     double PyFloat_AS_DOUBLE(object number)
-    bint PyTuple_CheckExact(object items)
 
 cdef enum Sizes:
     BUFFER_BYTES = 8192
