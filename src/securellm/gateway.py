@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import trio
 
 from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
@@ -230,7 +231,9 @@ class Gateway:
         """Close the request's books. Waits for nothing; a second call returns the first receipt."""
         if permit.receipt is not None:
             return permit.receipt
-        permit.close_attempt(outcome.error_code or ("cancelled" if outcome.status is Status.CANCELLED else None))
+        now_s = trio.current_time()
+        cancelled = "cancelled" if outcome.status is Status.CANCELLED else None
+        permit.close_attempt(outcome.error_code or cancelled, now_s)
         self._open.pop(permit.request_id).serving.leave()
         usage, source = usage_of(permit)
         priced = self._ledger.price(permit.page, permit.attempts, usage)
@@ -239,6 +242,7 @@ class Gateway:
             outcome,
             usage,
             source,
+            now_s=now_s,
             cost_nusd=priced.cost_nusd,
             overrun_nusd=self._settle_holdings(permit, usage, priced.cost_nusd or 0),
         )

@@ -8,7 +8,6 @@ settlement, in the order of subscription; one that raises is logged and the othe
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -39,7 +38,7 @@ class Tariff(msgspec.Struct, frozen=True):
     cost: Cost
 
 
-class Priced(NamedTuple):
+class Priced(msgspec.Struct, frozen=True, gc=False):
     """What a request cost at a moment, by attempt and in all; None where nothing was used."""
 
     costs_nusd: tuple[int | None, ...]

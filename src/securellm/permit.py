@@ -115,10 +115,11 @@ class Permit:
         self._current = OpenAttempt(len(self.attempts) + 1, target, meter, trio.current_time())
         return self._current
 
-    def close_attempt(self, error_code: str | None) -> None:
-        """Note how the open attempt ended; without one, do nothing."""
+    def close_attempt(self, error_code: str | None, now_s: float | None = None) -> None:
+        """Note how the open attempt ended, now; without one, do nothing."""
         if self._current is not None:
-            self.attempts.append(self._current.closed(trio.current_time(), error_code))
+            ended_s = trio.current_time() if now_s is None else now_s
+            self.attempts.append(self._current.closed(ended_s, error_code))
             self._current = None
 
     def answered(self, data: bytes) -> None:

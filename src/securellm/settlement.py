@@ -16,6 +16,7 @@ def settlement_of(
     usage: Usage | None,
     source: str | None,
     *,
+    now_s: float,
     cost_nusd: int | None,
     overrun_nusd: int | None,
 ) -> Settlement:
@@ -41,7 +42,7 @@ def settlement_of(
         source,
         meter.finish_reason if meter is not None else None,
         (first_token_s - started_s) * 1000 if first_token_s is not None else None,
-        (trio.current_time() - started_s) * 1000,
+        (now_s - started_s) * 1000,
         len(permit.body),
         permit.bytes_out,
         permit.dropped,

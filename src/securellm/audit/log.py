@@ -67,30 +67,18 @@ class AuditStatistics(msgspec.Struct, frozen=True):
     seq: int  # of the last record
 
 
-class Receipt:
-    """The promise that one record will be on disk."""
+class Receipt(msgspec.Struct, eq=False, weakref=False):
+    """The promise that one record will be on disk: one whose line's body is made, or one that is left to the chain."""
 
-    __slots__ = ("_log", "body", "done", "event_type", "record", "request_id", "reservation", "tasks")
-
-    def __init__(
-        self,
-        log: "AuditLog",
-        reservation: "Reservation | None",
-        event_type: str,
-        request_id: str | None,
-        body: bytes | None,
-        record: Record | None = None,
-    ) -> None:
-        """Of a record whose line's body is made, or of a `record` for which the chain has to make it."""
-        self.event_type = event_type
-        self.request_id = request_id
-        self.body = body
-        self.record = record
-        self.reservation = reservation
-        self.done = False
-        self.tasks: list[trio.lowlevel.Task] | None = None
-        """who waits for it"""
-        self._log = log
+    # A structure, as the reservation: two of these are in every request, and it is made without a call into Python.
+    log: "AuditLog"
+    reservation: "Reservation | None"
+    event_type: str
+    request_id: str | None
+    body: bytes | None
+    record: Record | None = None
+    done: bool = False
+    tasks: list[trio.lowlevel.Task] | None = None  # who waits for it
 
     async def durable(self) -> None:
         """Return when the record is on disk; at once in relaxed mode.
@@ -98,19 +86,19 @@ class Receipt:
         Raises AuditUnavailable when the disk refuses, or does not answer in `commit_timeout_s`. The record is written
         all the same when the disk is back. Cancelling the wait changes nothing for the record.
         """
-        if self.done or not self._log.strict:
+        if self.done or not self.log.strict:
             return
         task = trio.lowlevel.current_task()
-        began = self._log.wait_for(self, task)
+        began = self.log.wait_for(self, task)
 
         def leave(_: object) -> trio.lowlevel.Abort:
-            self._log.forget(task)
+            self.log.forget(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
         # Two of these are in every request: an Event and a deadline for each would cost three times as much.
         await trio.lowlevel.wait_task_rescheduled(leave)
         if not self.done:
-            raise self._log.refusal(began)
+            raise self.log.refusal(began)
 
     def let_go(self) -> None:
         """Nobody waits any more: who still does gets AuditUnavailable at once. The record is written all the same."""
@@ -118,35 +106,29 @@ class Receipt:
             self._log.wake(list(self.tasks))
 
 
-class Reservation:
+class Reservation(msgspec.Struct, eq=False, weakref=False):
     """Room for all the records of one request."""
 
-    __slots__ = ("_log", "closed", "lost", "outstanding")
-
-    def __init__(self, log: "AuditLog", *, lost: bool) -> None:
-        self._log = log
-        self.lost = lost
-        """there is no room: what is appended is counted"""
-        self.closed = False
-        self.outstanding = 0
-        """records that are not yet on disk"""
+    log: "AuditLog"
+    lost: bool  # there is no room: what is appended is counted
+    closed: bool = False
+    outstanding: int = 0  # records that are not yet on disk
 
     def append(self, record: Record) -> Receipt:
         """Queue a record. Never refused, never waits."""
         if self.lost:
-            self._log.lose(record)
-            receipt = Receipt(self._log, None, record.event_type, record.request_id, None)
-            receipt.done = True
-            return receipt
-        return self._submit(_receipt(self._log, self, record))
+            self.log.lose(record)
+            return Receipt(self.log, None, record.event_type, record.request_id, None, done=True)
+        self.outstanding += 1
+        receipt = _receipt(self.log, self, record)
+        self.log.submit(receipt)
+        return receipt
 
     def append_line(self, event_type: str, request_id: str, body: bytes) -> Receipt:
         """Queue a record as the body of its line, which was made ahead; not for a reservation that is lost."""
-        return self._submit(Receipt(self._log, self, event_type, request_id, body))
-
-    def _submit(self, receipt: Receipt) -> Receipt:
         self.outstanding += 1
-        self._log.submit(receipt)
+        receipt = Receipt(self.log, self, event_type, request_id, body)
+        self.log.submit(receipt)
         return receipt
 
     def close(self) -> None:
@@ -154,7 +136,7 @@ class Reservation:
         if not self.closed:
             self.closed = True
             if not self.outstanding and not self.lost:
-                self._log.release()
+                self.log.release()
 
 
 def _receipt(log: "AuditLog", reservation: Reservation | None, record: Record) -> Receipt:
@@ -218,13 +200,13 @@ class AuditLog:
         Raises AuditUnavailable in strict mode, when the disk takes no records or there is no room.
         """
         full = self._reserved >= self._settings.max_reserved
-        why_not = f"{self._reserved} requests wait for the disk" if full else self._why_not()
+        why_not = f"{self._reserved} requests wait for the disk" if full else self._writer.failure or self._slow
         if self.strict and why_not is not None:
             raise self._unavailable(why_not)
         if full:
-            return Reservation(self, lost=True)
+            return Reservation(self, True)
         self._reserved += 1
-        return Reservation(self, lost=False)
+        return Reservation(self, False)
 
     def event(self, record: Record) -> None:
         """Queue a security event; counted as lost when too many are queued. Those that come in floods are folded."""

@@ -20,7 +20,7 @@ def cost_nusd(usage: Usage, price: Price) -> int:
     if price.free:
         return 0
     rates = rates_for(price, usage.prompt_tokens) if price.tiers else price
-    output = _or(rates.output, rates.input)
+    output = rates.input if rates.output is None else rates.output
     total = usage.input_tokens * rates.input + (usage.output_tokens - usage.reasoning_tokens) * output
     if usage.cache_read_tokens:
         total += usage.cache_read_tokens * _or(rates.cache_read, rates.input)

@@ -106,7 +106,8 @@ class PriceTable:
 
     def cost_nusd(self, provider: str, model: str, usage: Usage, at_us: int) -> int | None:
         """What an attempt that ended at a moment costs, in nano-USD; None when the model has no price."""
-        price = self.find(provider, model, at_us)
+        found = self._known.get((provider, model))
+        price = found if isinstance(found, Price) else self.find(provider, model, at_us)
         return None if price is None else cost_nusd(usage, price)
 
     def entries(self, provider: str) -> Iterator[tuple[str, Price]]:
