@@ -294,3 +294,29 @@ async def test_two_reactors_in_one_run():
             await ended.wait()
             await serve(second)
             second_scope.cancel()
+
+
+async def test_the_end_of_a_turn_is_told_before_the_waiting():
+    """Instruments hear of the end of a turn at once, whether they came before the reactor or after it."""
+
+    class Turns(trio.abc.Instrument):
+        """Notes when it was called."""
+
+        called_s = 0.0
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.called_s = trio.current_time()
+
+    before, after = Turns(), Turns()
+    with trio.fail_after(10):
+        trio.lowlevel.add_instrument(before)
+        async with _reactor():
+            await trio.testing.wait_all_tasks_blocked()
+            trio.lowlevel.add_instrument(after)
+            for _ in range(3):
+                started_s = trio.current_time()
+                await trio.sleep(0.5)
+                for turns in (before, after):
+                    assert 0 <= turns.called_s - started_s < 0.4
+            trio.lowlevel.remove_instrument(after)
+        trio.lowlevel.remove_instrument(before)

@@ -24,6 +24,7 @@ cdef class Reactor:
     cdef readonly int64_t events
 
     cdef int _watch_trio(self, int fd) except -1
+    cdef bint _is_last(self) except -1
     cdef int _wait(self, double timeout_s) except -1
     cdef int _poll(self, int wait_ms) except -1
     cdef int _arm(self, Channel channel, uint32_t mask) except -1

@@ -189,11 +189,21 @@ cdef class Reactor:
     def before_io_wait(self, double timeout_s):
         """Trio is about to wait for so long, or only to look: do so in its place."""
         try:
-            self._wait(timeout_s)
+            if self._is_last():
+                self._wait(timeout_s)
+            else:  # others want to hear of the end of a turn before the waiting, as the audit log does
+                trio.lowlevel.remove_instrument(self)
+                trio.lowlevel.add_instrument(self)
+                self._trio.io_manager.force_wakeup()
         except BaseException as error:  # Trio would drop the instrument and go on
             self._failure = error
             self._scope.cancel()
             self._trio.io_manager.force_wakeup()
+
+    cdef bint _is_last(self) except -1:
+        """Whether no instrument is called behind this one."""
+        for instrument in reversed(self._trio.instruments["before_io_wait"]):
+            return instrument is self
 
     cdef int _wait(self, double timeout_s) except -1:
         cdef int64_t woken = self.woken
