@@ -54,6 +54,14 @@ async def test_a_body_that_is_here_is_not_waited_for(autojump_clock: MockClock) 
 
 
 @pytest.mark.parametrize("length", [None, 30])
+async def test_pieces_that_are_here_are_not_waited_for(autojump_clock: MockClock, length: int | None) -> None:
+    """A body that has arrived in several pieces is joined without a timer for any of them."""
+    body = Body([b"x" * 10, b"y" * 10, b"z" * 10], [], length)
+    assert await take(body) == b"x" * 10 + b"y" * 10 + b"z" * 10
+    assert body.waited == 0
+
+
+@pytest.mark.parametrize("length", [None, 30])
 async def test_a_body_in_pieces_is_gathered(autojump_clock: MockClock, length: int | None) -> None:
     """What is here and what comes later are one body, announced or not."""
     assert await take(Body([b"x" * 10], [b"y" * 10, 1.0, b"z" * 10], length)) == b"x" * 10 + b"y" * 10 + b"z" * 10
