@@ -185,6 +185,10 @@ def _serve(
 def _open_and_serve(
     config: Config, sockets: list[socket.socket], wanted: str, load: Callable[[], Config], start: "Start | None"
 ) -> None:
+    from securellm.loading import load_libraries
+
+    load_libraries(config)  # first of all: what is imported by anybody else before it is imported as a whole
+
     import trio
 
     from securellm import runtime, server
