@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,3 +78,17 @@ async def test_a_gateway_has_what_it_needs(provider: FakeProvider, tmp_path: Pat
     assert [name for name in told["modules"] if name in unused] == []
     assert set(told["holders"]) <= HOLDERS
     assert idle_bytes < IDLE_AT_MOST_MB * MB, f"{idle_bytes / MB:.1f} MB are resident"
+
+
+@pytest.mark.compiled
+def test_a_supervisor_has_no_event_loop() -> None:
+    """What `serve` does before it forks its workers imports neither Trio nor SQLAlchemy, also when a lane is named."""
+    program = (
+        "import sys\n"
+        "from securellm.cli.serve import check_lane\n"
+        "from securellm.workers.supervisor import Supervisor\n"
+        "check_lane('express')\n"
+        "print([name for name in ('trio', 'sqlalchemy', 'quart', 'ssl') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
