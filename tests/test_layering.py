@@ -34,6 +34,7 @@ LAYERS: dict[str, set[str]] = {
     "ids": BOTTOM,
     "telemetry": BOTTOM | {"config"},
     "workers": BOTTOM | {"config"},
+    "loading": {"config"},
     "upstream": PURE_CORE | {"__init__", "config", "providers", "routing", "telemetry", "permit", "tokens"},
     "audit": BOTTOM | {"_fast", "config", "accounts", "pricing"},
     "announcer": BOTTOM | {"accounts", "ledger"},
@@ -130,6 +131,7 @@ LAYERS: dict[str, set[str]] = {
         "workers",
         "discovery",
         "explaining",
+        "loading",
     },
 }
 

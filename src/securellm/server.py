@@ -15,7 +15,6 @@ Importing this module imports neither Quart nor Hypercorn. `bind_sockets` stands
 imported even before Trio.
 """
 
-import importlib.util
 import logging
 import signal
 import socket
@@ -31,6 +30,7 @@ from securellm.config import Config
 from securellm.config.tree import Tls
 from securellm.errors import ConfigError
 from securellm.web.binding import bind_sockets
+from securellm.web.lanes import NOT_BUILT, express_is_built
 from securellm.workers.reloading import Reloader
 from securellm.workers.stops import Stops
 
@@ -41,11 +41,6 @@ if TYPE_CHECKING:
     from securellm.web.seam import Runtime
     from securellm.workers.worker import Link
 
-NOT_BUILT = (
-    "the express lane needs the compiled extensions, which are not there: install a wheel for this platform, or build "
-    "them (SECURELLM_REQUIRE_EXTENSIONS=1 pip install .) and unset SECURELLM_NO_EXTENSIONS; or: securellm serve "
-    "--lane reference"
-)
 LAST_WORDS_S = 5.0  # how long open requests have to send their error event when the drain's time is over
 
 __all__ = ["LAST_WORDS_S", "Lane", "bind_sockets", "open_lane", "serve", "tls_context"]
@@ -86,13 +81,6 @@ def open_lane(wanted: str, client: str | None = None) -> Lane:
         lane.make_connection if express else None,
         lane.run,
     )
-
-
-def express_is_built() -> bool:
-    """Whether the extensions are there, and not switched off."""
-    from securellm import _fast
-
-    return _fast.IMPLEMENTATION == "compiled" and importlib.util.find_spec("securellm._fast.reactor_c") is not None
 
 
 async def serve(

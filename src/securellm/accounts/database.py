@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, text
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from securellm.accounts.pepper import OTHER_PLACE, make_state_dir
@@ -74,7 +73,14 @@ _ADVISORY_LOCK = text("SELECT pg_advisory_xact_lock(:space, :lock)")
 
 def upsert(connection: Connection, table: Table) -> Any:
     """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, which every dialect spells for itself."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    # Not at the top: each is megabytes, and the one that is in use was imported when the store was opened.
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(table)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(table)
 
 
 def open_database(place: Place, now_s: int, *, synchronous: str = "FULL") -> Database:

@@ -6,9 +6,7 @@ It comes from the configuration (`audit.signing_key`), else from `<state>/audit.
 import hashlib
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
+from securellm.audit.ed25519 import open_private_key
 from securellm.audit.keyfile import load_key
 from securellm.audit.note import PublicKey, Signature, encode_note, encode_public_key
 from securellm.config.secrets import Secret
@@ -22,8 +20,8 @@ class SigningKey:
     """Signs notes in the name of this installation. The repr shows the name alone."""
 
     def __init__(self, seed: bytes) -> None:
-        self._private = Ed25519PrivateKey.from_private_bytes(seed)
-        public = self._private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self._private = open_private_key(seed)
+        public = self._private.public
         self.installation = hashlib.sha256(public).hexdigest()[:INSTALLATION_DIGITS]
         self.public = PublicKey(NAME_PREFIX + self.installation, public)
 

@@ -116,10 +116,10 @@ def _supervise(config: Config, sockets: list[socket.socket], lane: str, load: Ca
 def check_lane(wanted: str) -> None:
     """Before anything is made: the express lane can be had, if it is asked for by name. Raises ClickException."""
     if wanted == "express":
-        from securellm import server
+        from securellm.web.lanes import NOT_BUILT, express_is_built  # not `server`: that imports Trio first
 
-        if not server.express_is_built():
-            raise click.ClickException(server.NOT_BUILT)
+        if not express_is_built():
+            raise click.ClickException(NOT_BUILT)
 
 
 def _bind(config: Config) -> list[socket.socket]:
@@ -185,6 +185,10 @@ def _serve(
 def _open_and_serve(
     config: Config, sockets: list[socket.socket], wanted: str, load: Callable[[], Config], start: "Start | None"
 ) -> None:
+    from securellm.loading import load_libraries
+
+    load_libraries(config)  # first of all: what is imported by anybody else before it is imported as a whole
+
     import trio
 
     from securellm import runtime, server

@@ -71,7 +71,8 @@ class Cells:
 def open_cells(run_dir: Path | None, slot: int) -> Cells:
     """The cells of a worker, as its predecessor left them; without a directory, new ones in memory."""
     if run_dir is None:
-        return Cells(bytearray(FILE_BYTES))
+        # Mapped, too: a bytearray of that size is written with zeroes and resident as a whole, a map where it is used.
+        return Cells(mmap.mmap(-1, FILE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     handle = os.open(run_dir / f"metrics.w{slot}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
     try:
         os.ftruncate(handle, FILE_BYTES)

@@ -1,6 +1,5 @@
 """The list of endpoints as an OpenAPI 3.1 document and as a page that needs nothing from elsewhere."""
 
-import html
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +10,8 @@ from securellm import __version__
 from securellm.web import schemas
 from securellm.web.routes import Access, Route, Schema
 
+# As html.escape does, whose module brings a table of every named character, of half a megabyte.
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
 _PARAMETER = re.compile(r"<(?:path:)?(\w+)>")
 _ACCESS = {
     Access.PUBLIC: "anybody",
@@ -104,13 +105,13 @@ def _error_schema(route: Route) -> Schema:
 
 def _page(routes: list[Route]) -> str:
     rows = "".join(
-        f"<tr><td><code>{'|'.join(route.methods)}</code></td><td><code>{html.escape(_readable(route.path))}</code></td>"
-        f"<td>{html.escape(route.summary)}</td><td>{_ACCESS[route.access]}</td></tr>"
+        f"<tr><td><code>{'|'.join(route.methods)}</code></td><td><code>{_readable(route.path).translate(_ESCAPES)}</code></td>"
+        f"<td>{route.summary.translate(_ESCAPES)}</td><td>{_ACCESS[route.access]}</td></tr>"
         for route in routes
     )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>SecureLLM API Server</title>'
-        f"<style>{_STYLE}</style></head><body><h1>SecureLLM API Server {html.escape(__version__)}</h1>"
+        f"<style>{_STYLE}</style></head><body><h1>SecureLLM API Server {__version__.translate(_ESCAPES)}</h1>"
         "<p>One OpenAI- and Anthropic-compatible endpoint in front of several providers. Send your key as "
         "<code>Authorization: Bearer &lt;key&gt;</code> or <code>x-api-key: &lt;key&gt;</code>; name models as "
         "<code>&lt;provider&gt;/&lt;model&gt;</code>. <code>GET /v1/models</code> lists them; "
