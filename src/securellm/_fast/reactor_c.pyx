@@ -4,7 +4,7 @@
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
-- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB), and what was
+- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, a caller's 256), and what was
   written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
   `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
@@ -87,6 +87,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR
 
 DEF READ_BYTES = 65536
+DEF REQUEST_BYTES = 131072  # of a caller's: a prompt of 100 KB is one read then, and comes with its head
 DEF MAX_EVENTS = 256
 DEF STALL_SLICE_BYTES = 65536
 DEF TLS_SLICE_BYTES = 65536
@@ -100,7 +101,7 @@ cdef enum Waits:
     ROOM
 
 cdef double FOREVER = math.inf
-cdef char _buffer[READ_BYTES]
+cdef char _buffer[REQUEST_BYTES]
 cdef char _frame[READ_BYTES + 64]
 cdef bytes _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 cdef object _reschedule = trio.lowlevel.reschedule
@@ -554,7 +555,7 @@ cdef class Channel:
     cdef object _sleep(self, int waits):
         """What this task awaits, at once, to be woken by `_wake`."""
         self._waits = waits
-        self._task = _current_task()
+        self._task = self._reactor._stepped if self._reactor._stepped is not None else _current_task()
         if self._sleeping is None:
             self._sleeping = Sleep.__new__(Sleep)
             self._sleeping._channel = self
@@ -581,7 +582,9 @@ cdef class Channel:
         return 0
 
     cdef int _read(self, uint32_t happened) except -1:
-        cdef ssize_t count = recv(self.fd, _buffer, READ_BYTES, MSG_DONTWAIT) if self._mask & EPOLLIN else -2
+        cdef ssize_t count = -2
+        if self._mask & EPOLLIN:
+            count = recv(self.fd, _buffer, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
         if count > 0:
             self.received_bytes += count
             if self._tls is None:
@@ -620,11 +623,12 @@ cdef class Channel:
         if self._feed is not None:
             return self._relay(data)
         self._inbox = self._inbox + data if self._inbox else data
+        if self._waits == INPUT:
+            self._wake()  # and what is there is taken at once
+            return 0
         if PyBytes_GET_SIZE(self._inbox) > self._read_ahead:
             self._reactor._arm(self, self._mask & ~EPOLLIN)
-        if self._waits == INPUT:
-            self._wake()
-        elif self.on_gone is not None and self._task is None and not self._caller:
+        if self.on_gone is not None and self._task is None and not self._caller:
             self._reactor.woken += 1
             self.on_gone()  # bytes on a connection that nobody has asked anything
         return 0

@@ -91,7 +91,7 @@ class NativeExchange:
         """The head is there, and `data` was read behind it."""
         self.headers = head.headers
         self._keep_alive = head.keep_alive
-        if len(data) == head.body_bytes and b"content-encoding" not in dict(head.headers):
+        if len(data) == head.body_bytes and not _is_encoded(head.headers):
             self._whole = data
         else:
             if data:
@@ -157,3 +157,10 @@ class NativeExchange:
             sound = not (channel.eof or channel.closed or channel.unread or channel.queued_bytes)
             whole = self._keep_alive and self._body.done  # without a head there is nothing to keep alive
             owner.done(channel, reusable=whole and sound and self._failure is None)
+
+
+def _is_encoded(headers: Headers) -> bool:
+    for name, _ in headers:
+        if name == b"content-encoding":
+            return True
+    return False
