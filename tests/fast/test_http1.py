@@ -331,6 +331,46 @@ def test_twins_parse_alike(pure: ModuleType, compiled: ModuleType, data: bytes, 
         )
 
 
+REPEATED = (
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %b\r\nX: y\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\ncontent-LENGTH:\t%b \r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nX: %b\r\n\r\n",
+    b"POST / HTTP/1.0\r\nContent-Length: %b\r\n\r\n",
+)
+repeated = st.builds(
+    lambda form, value, rest: form % value + rest,
+    st.sampled_from(REPEATED),
+    st.sampled_from([b"0", b"5", b"10", b"05", b"", b"5 5", b"-1", b"9223372036854775807", b"9223372036854775808"]),
+    st.sampled_from([b"", b"body", b"5\r\n", REPEATED[0] % b"7"]),
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    following=st.lists(repeated | heads, min_size=1, max_size=5),
+    cut=st.integers(0, 120),
+    max_head_bytes=st.sampled_from([MAX_HEAD_BYTES, 60]),
+)
+@example(following=[REPEATED[0] % b"5", REPEATED[0] % b"5"], cut=120, max_head_bytes=MAX_HEAD_BYTES)
+@example(following=[REPEATED[0] % b"9", REPEATED[0] % b"10", REPEATED[0] % b"9"], cut=120, max_head_bytes=60)
+def test_a_head_that_repeats_the_last_is_read_alike(
+    twin: ModuleType, following: list[bytes], cut: int, max_head_bytes: int
+) -> None:
+    """What was read before on a connection changes nothing: each head is what it is by itself, cut or whole."""
+    reader = twin.RequestHeads()
+    for data in following:
+        for piece in (data, data[:cut], data):
+            try:
+                expected = definition.parse_request(piece, 0, max_head_bytes)
+            except SecureLLMError as error:
+                with pytest.raises(type(error), match=re.escape(error.message)):
+                    reader.parse(piece, max_head_bytes)
+            else:
+                assert reader.parse(piece, max_head_bytes) == expected
+                if expected is not None:
+                    assert reader.raw == piece[: expected[1]]
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(data=heads, response=st.booleans())
 def test_cutting_changes_nothing(twin: ModuleType, data: bytes, response: bool) -> None:

@@ -169,9 +169,18 @@ cdef class RequestHeads:
             return 0
         last = self._head
         headers = list(<list>last.headers)
-        headers[self._place] = (headers[self._place][0], PyBytes_FromStringAndSize(data + self._digits, end - self._digits))
+        value = PyBytes_FromStringAndSize(data + self._digits, end - self._digits)
+        headers[self._place] = (headers[self._place][0], value)
         self._head = RequestHead(
-            last.method, last.target, last.minor, headers, body_bytes, False, last.keep_alive, last.expect_continue, last.upgrade
+            last.method,
+            last.target,
+            last.minor,
+            headers,
+            body_bytes,
+            False,
+            last.keep_alive,
+            last.expect_continue,
+            last.upgrade,
         )
         self._raw = PyBytes_FromStringAndSize(data, end + rest)
         self._digits_end = end
@@ -632,7 +641,7 @@ cdef inline bint _all(const char *data, Py_ssize_t length, int wanted) noexcept 
 
 
 cdef inline bint _all_text(const char *data, Py_ssize_t length) noexcept nogil:
-    """As `_all` for IS_TEXT: eight bytes at once, of which none is below a space or DEL. A tab is looked at by itself."""
+    """As `_all` for IS_TEXT: eight bytes at once, where none is below a space or DEL; else each by itself."""
     cdef Py_ssize_t place = 0
     cdef uint64_t word, without_del
     while place + 8 <= length:

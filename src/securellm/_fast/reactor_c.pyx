@@ -555,7 +555,7 @@ cdef class Channel:
     cdef object _sleep(self, int waits):
         """What this task awaits, at once, to be woken by `_wake`."""
         self._waits = waits
-        self._task = self._reactor._stepped if self._reactor._stepped is not None else _current_task()
+        self._task = _current_task()
         if self._sleeping is None:
             self._sleeping = Sleep.__new__(Sleep)
             self._sleeping._channel = self

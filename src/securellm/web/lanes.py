@@ -16,4 +16,5 @@ def express_is_built() -> bool:
     """Whether the extensions are there, and not switched off."""
     from securellm import _fast
 
-    return _fast.IMPLEMENTATION == "compiled" and importlib.util.find_spec("securellm._fast.reactor_c") is not None
+    needed = ("securellm._fast.reactor_c", "securellm._fast.request_body_c")
+    return _fast.IMPLEMENTATION == "compiled" and None not in map(importlib.util.find_spec, needed)
