@@ -200,7 +200,7 @@ class AuditIndex:
     def _fill_slot(
         self, database: "Database", slot: int, days: list[DayFile], before: "Position | None"
     ) -> tuple[bool, int]:
-        """Add a batch; whether there was one, and how many bytes are left."""
+        """Add a batch; whether another may follow at once, and how many bytes are left."""
         from securellm.accounts.audit_logs import Position, add_rows, move_back
 
         day, offset = _next_place(days, before)
@@ -215,7 +215,7 @@ class AuditIndex:
                 move_back(database, before, None, 0)
             return True, 0
         rows: list[Values] = []
-        line_offset, line, end = 0, b"", offset
+        line_offset, line, end, is_full = 0, b"", offset, False
         for line in _read_lines(day.path, offset):
             line_offset = end
             end += len(line) + 1
@@ -224,6 +224,7 @@ class AuditIndex:
                 if len(rows) % LINES_A_TURN == 0:
                     time.sleep(0)  # lets the event loop have the interpreter's lock
             if end - offset >= BATCH_BYTES or len(rows) >= BATCH_LINES:
+                is_full = True
                 break
         left_bytes = sum(one.path.stat().st_size for one in days if one >= day) - end
         if end > offset:
@@ -234,7 +235,8 @@ class AuditIndex:
             return False, max(0, left_bytes)
         if add_rows(database, rows, before, after):
             self._rows += len(rows)
-        return True, max(0, left_bytes)
+        # What is written meanwhile waits for the interval: a batch of few lines costs almost as much as a full one.
+        return is_full or day is not days[-1], max(0, left_bytes)
 
 
 def pause_s(took_s: float, load: float) -> float:

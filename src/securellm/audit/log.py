@@ -103,7 +103,7 @@ class Receipt(msgspec.Struct, eq=False, weakref=False):
     def let_go(self) -> None:
         """Nobody waits any more: who still does gets AuditUnavailable at once. The record is written all the same."""
         if self.tasks:
-            self._log.wake(list(self.tasks))
+            self.log.wake(list(self.tasks))
 
 
 class Reservation(msgspec.Struct, eq=False, weakref=False):

@@ -160,7 +160,4 @@ class NativeExchange:
 
 
 def _is_encoded(headers: Headers) -> bool:
-    for name, _ in headers:
-        if name == b"content-encoding":
-            return True
-    return False
+    return b"content-encoding" in [name for name, _ in headers]
