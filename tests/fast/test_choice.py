@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 FAST = ROOT / "src" / "securellm" / "_fast"
 TWINS = sorted(path.name.removesuffix("_py.py") for path in FAST.glob("*_py.py"))
+OF_THE_LANE = {"reactor", "request_body"}  # whose reference is the other lane
 
 # Every twin that `_fast` exports, and the module in which what it gives was made.
 SHOW = """
 import sys
 from securellm import _fast
 names = [name for name in _fast.__all__ if name != "IMPLEMENTATION"]
-OF_THE_LANE = {"reactor", "request_body"}  # whose reference is the other lane
 print(_fast.IMPLEMENTATION, *sorted(getattr(_fast, name).__name__.rpartition(".")[2] for name in names))
 """
 
