@@ -15,7 +15,7 @@ from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import Spending
 from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import BodyRecorder
-from securellm.candidates import candidates_of, most_of
+from securellm.candidates import candidates_of, check_other_models, most_of
 from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
@@ -239,6 +239,7 @@ class _Steps:
         body = await read_body(call, charge, serving.config.server)
         peeked = self.peeked = await peek_apart(call.endpoint, body) if is_large(body) else peek(call.endpoint, body)
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
+        check_other_models(self._caller, call.endpoint, route.targets, body)
         self.tokens = estimate_use_tokens(await text_bytes(call.endpoint, body, peeked), peeked)
         self.limits = self._limits_of(route, self.tokens)
         weight = await weigh_body(call.endpoint, body, peeked)

@@ -21,7 +21,7 @@ from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import Bodies
 from securellm.cache.answers import FRAMES_TO_WHOLE, Answers, Hit, Lead
-from securellm.candidates import candidates_of, most_of
+from securellm.candidates import candidates_of, check_other_models, most_of
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status, Usage
 from securellm.errors import (
     AuditUnavailable,
@@ -159,6 +159,7 @@ class Gateway:
             peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
             x_provider = call.header(b"x-provider") if head & PROVIDER else None
             route = candidates_of(serving, caller, endpoint, peeked.model, x_provider)
+            check_other_models(caller, endpoint, route.targets, body)
             size_bytes = len(body)
             if size_bytes >= LARGE_BYTES:
                 size_bytes = await text_bytes(endpoint, body, peeked)

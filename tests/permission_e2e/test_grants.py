@@ -11,7 +11,7 @@ from rig.audit_log import read_chain
 from rig.doors import DOORS, Door
 from rig.gateway import RunningGateway
 from rig.pairs import PAIRS
-from rig.raw_client import fetch
+from rig.raw_client import Response, fetch
 from rig.waiting import until_true
 from securellm.accounts.store import Store
 from securellm.chat import Endpoint, Grants, Status
@@ -101,6 +101,29 @@ async def test_what_was_granted_is_let_in(serving, provider, route):
         key = await make_key(gateway, grants=grants)
         answer = await gateway.ask(door, door.body(f"{provider_name}/m1"), key=key)
         assert answer.status == 200, answer.body
+
+
+@pytest.mark.parametrize(
+    ("name", "door", "field"),
+    [("openrouter", CHAT, "models"), ("openrouter", CHAT, "mode\\u006cs"), ("anthropic", doors.MESSAGES, "fallbacks")],
+)
+async def test_a_body_names_no_models_past_the_grants(serving, provider, name: str, door: Door, field: str):
+    """A key for one model cannot have the provider fall back to another; who may use all models can."""
+    pair = next(pair for pair in PAIRS if pair.same_dialect and pair.door is door)
+    provider.default = pair.answers()
+    with trio.fail_after(20):
+        gateway = await serving({name: provider})
+        body = door.body(f"{name}/m1")[:-1] + f', "{field}": ["dear"]}}'.encode()
+
+        async def ask(**facts: Any) -> Response:
+            key = await make_key(gateway, **facts)
+            headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+            return await fetch(gateway.base_url, "POST", door.path, body=body, headers=headers)
+
+        refused = await ask(grants=Grants(models=(f"{name}/m1",)))
+        assert (refused.status, door.error_of(refused)["code"]) == (403, "model_not_allowed")
+        assert provider.asked == []
+        assert (await ask()).status == 200
 
 
 def test_every_endpoint_says_who_may_call_it():

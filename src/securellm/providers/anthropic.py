@@ -20,5 +20,5 @@ ADAPTER = Adapter(
     # Twenty to a page by default; 1000 is the most it gives, so one request is the whole list.
     models=EndpointPath("/models?limit=1000", Dialect.ANTHROPIC),
     auth=Auth.X_API_KEY,
-    quirks=Quirks(include_usage="always"),
+    quirks=Quirks(include_usage="always", other_models=("fallbacks",)),  # fallbacks: whom it asks after a refusal
 )

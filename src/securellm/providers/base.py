@@ -31,6 +31,7 @@ class Quirks(msgspec.Struct, frozen=True):
     capabilities: Capabilities = Capabilities()  # which words of its dialect a translated request may use
     idempotency_key: bool = False  # our request id goes up as `idempotency-key` when the caller sent none
     model_id_prefix: str = ""  # stripped from the ids in the provider's model list
+    other_models: tuple[str, ...] = ()  # fields of a body that name models which may answer in place of `model`
 
 
 class EndpointPath(msgspec.Struct, frozen=True):

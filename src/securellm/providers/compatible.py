@@ -80,14 +80,18 @@ ADAPTERS = (
             ),
         ),
     ),
-    # openrouter.ai/docs/api-reference: chat, completions, embeddings, responses (beta).
+    # openrouter.ai/docs/api-reference: chat, completions, embeddings, responses (beta). `models` lists whom it asks
+    # when the first cannot answer (openrouter.ai/docs/features/model-routing).
     _adapter(
         "openrouter",
         "https://openrouter.ai/api/v1",
         Endpoint.COMPLETIONS,
         Endpoint.EMBEDDINGS,
         Endpoint.RESPONSES,
-        quirks=Quirks(capabilities=Capabilities(max_completion_tokens=False, top_k=True, reasoning_details=True)),
+        quirks=Quirks(
+            capabilities=Capabilities(max_completion_tokens=False, top_k=True, reasoning_details=True),
+            other_models=("models",),
+        ),
     ),
     # docs.vllm.ai/en/latest/serving/openai_compatible_server: all four on one server.
     _adapter(
