@@ -174,6 +174,8 @@ async def test_reload_under_load(
                         epochs = await _epochs(gateway)
                     before = epochs
                     took_s.append(round(trio.current_time() - began_s, 3))
+                wanted = len(callers.answered) + 50  # under the last one, too
+                await until_true(lambda: len(callers.answered) >= wanted)
                 callers.stopping = True
             assert callers.broken == 0
             assert await gateway.stop() == 0, gateway.stderr.decode()
