@@ -162,6 +162,6 @@ def run(short: bool) -> list[dict[str, Any]]:
     rows, base = [], 1.0
     for name, microseconds in best.items():
         base = microseconds if name.startswith("bare") else base
-        ratio = round(microseconds / base, 2) if base else 0.0
+        ratio = round(microseconds / base, 2) if base else ""
         rows.append({"case": name, "cpu_us_per_request": round(microseconds), "ratio": ratio})
     return rows

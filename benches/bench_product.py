@@ -158,16 +158,18 @@ def _line(row: Row, party: str, series: Series, figures: Figures) -> dict[str, A
         return line | _added(row, party, series, figures)
     for other, column in (("nginx", "x_nginx"), ("reference", "x_reference")):
         beside = figures.get((row.name, other))
-        if beside is not None and party != other:
-            line[column] = round(_ratio(series, beside), 2)
-    if party in LANES:
+        if beside is not None and party != other and (ratio := _ratio(series, beside)) is not None:
+            line[column] = round(ratio, 2)
+    if party in LANES and "x_nginx" in line:
         line |= reached(line["x_nginx"], row.aim, row.least)
     return line
 
 
-def _ratio(series: Series, beside: Series) -> float:
-    """The median of the ratios of each round."""
-    return statistics.median(one.cpu_us / other.cpu_us for one, other in zip(series.rounds, beside.rounds, strict=True))
+def _ratio(series: Series, beside: Series) -> float | None:
+    """The median of the ratios of each round; None where the clock, in steps of 10 ms, saw no time at all."""
+    pairs = zip(series.rounds, beside.rounds, strict=True)
+    ratios = [one.cpu_us / other.cpu_us for one, other in pairs if other.cpu_us]
+    return statistics.median(ratios) if ratios else None
 
 
 def _added(row: Row, party: str, series: Series, figures: Figures) -> dict[str, Any]:
