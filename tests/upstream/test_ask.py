@@ -609,6 +609,29 @@ async def test_what_ends_a_request_says_nothing_of_the_origin(autojump_clock: Mo
     assert failures().failures == 1
 
 
+class SlowHold:
+    """A provider's limit that takes its time to say yes."""
+
+    async def ask_provider(self, provider: str, tokens: int) -> None:
+        await trio.sleep(0.05)
+
+
+async def test_a_trial_that_was_not_made_is_another_ones(autojump_clock: MockClock):
+    """A caller who goes away while the provider's limit is asked gives back the half-open breaker's one trial."""
+    target = make_target("a", max_retries=0, circuit_breaker=CircuitBreaker(failure_threshold=1))
+    asker = make_asker({"a": ScriptedClient(ConnectFailed("no"), (200, JSON, [WHOLE]))})
+    await asker.ask(make_permit(target))
+    await trio.sleep(60)
+    gone = make_permit(target, stream=False)
+    gone.holdings.hold = SlowHold()  # type: ignore[assignment]
+    with trio.move_on_after(0.01) as scope:
+        await asker.ask(gone)
+    assert scope.cancelled_caught
+    reply = await asker.ask(make_permit(target, stream=False))
+    assert isinstance(reply, Reply)
+    assert reply.status == 200
+
+
 @pytest.mark.parametrize("begun", [False, True])
 async def test_a_defect_of_ours_is_told_like_any_failure(autojump_clock: MockClock, begun: bool):
     """What nobody foresaw ends in 500, or in the error event of a stream that has begun; never in silence."""
