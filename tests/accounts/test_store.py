@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,21 @@ def test_another_file_in_its_place_is_read(tmp_path: Path) -> None:
     assert table is not None
     assert [record.name for record in table.records] == ["restored"]
     store.close()
+
+
+def test_two_who_make_the_file_at_one_time(tmp_path: Path) -> None:
+    """A file that another start is writing to, not yet in the journal mode that both want, is waited for."""
+    config = _config(tmp_path)
+    config.state_dir.mkdir()
+    other = sqlite3.connect(config.database.path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, other.execute, ["COMMIT"])
+    timer.start()
+    try:
+        assert _read(config).records == ()
+    finally:
+        timer.join()
+        other.close()
 
 
 def test_another_pepper_is_an_outage(tmp_path: Path) -> None:

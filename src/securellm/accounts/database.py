@@ -5,7 +5,9 @@ processes queue instead of failing half-way, and ids that count are in the order
 """
 
 import os
+import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -21,6 +23,7 @@ from securellm.config.secrets import Secret
 from securellm.errors import ConfigError, StoreUnavailable
 
 BUSY_TIMEOUT_MS = 5000  # how long a write waits for another process's; its own writes take a few milliseconds
+BUSY_PAUSE_S = 0.01  # between looks where SQLite itself does not wait
 CONNECT_TIMEOUT_S = 3  # PostgreSQL; a server that is there answers in milliseconds
 STATEMENT_TIMEOUT_MS = 10_000  # PostgreSQL; the longest statement reads all keys
 LOST_TIMEOUT_MS = 10_000  # PostgreSQL; after that a server that answers nothing at all counts as gone
@@ -121,9 +124,24 @@ def _prepare_file(synchronous: str, connection: Any, record: object) -> None:
     """Settings of each new connection; the driver's own BEGIN is off, `_begin_in_file` says it."""
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in (f"busy_timeout={BUSY_TIMEOUT_MS}", "journal_mode=WAL", f"synchronous={synchronous}"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    _write_ahead(cursor)
+    cursor.execute(f"PRAGMA synchronous={synchronous}")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Take the journal mode WAL. Two who make a file at one time: SQLite lets neither wait here, so we do."""
+    give_up_s = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as exc:
+            if exc.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_s:
+                raise
+            time.sleep(BUSY_PAUSE_S)
+        else:
+            return
 
 
 def _begin_in_file(connection: Connection) -> None:
