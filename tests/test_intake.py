@@ -1,5 +1,7 @@
 """Taking a body in: what is here already is not waited for, and the bounds hold for what is not."""
 
+import json
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -8,7 +10,7 @@ from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, DestinationField, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
 from securellm.ids import new_request_id
-from securellm.intake import PROVIDER, check_head, check_hop, read_body, read_head
+from securellm.intake import LARGE_BYTES, PROVIDER, check_head, check_hop, read_body, read_head, text_bytes, weigh_body
 from securellm.limits.in_flight import InFlightBytes
 
 
@@ -115,3 +117,20 @@ def test_an_ordinary_head_is_in_no_doubt() -> None:
     wished: Headers = [*ordinary, (b"x-provider", b"one"), (b"x-provider", b" one ")]
     assert read_head(wished) & PROVIDER
     check_head(read_head(wished), wished)
+
+
+async def test_images_are_no_text_to_the_limits() -> None:
+    """Of a large body the images in it do not count as text; a text of that size does, and so does a small body."""
+
+    def body(size_bytes: int, *, image: bool) -> bytes:
+        data = "A" * size_bytes
+        part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+        content = [part] if image else [{"type": "text", "text": f"base64 {data}"}]
+        return json.dumps({"model": "m", "messages": [{"role": "user", "content": content}]}).encode()
+
+    async def counted(given: bytes) -> int:
+        return text_bytes(given, await weigh_body(Endpoint.CHAT, given))
+
+    assert await counted(body(LARGE_BYTES, image=True)) < 1000
+    for text in (body(LARGE_BYTES, image=False), body(1000, image=True)):
+        assert await counted(text) == len(text)

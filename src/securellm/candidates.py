@@ -16,10 +16,8 @@ from securellm.pricing.bound import Ceiling, by_price, ceiling_of, image_tokens_
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
 from securellm.serving import KnownCeiling, KnownRoute, Serving
-from securellm.wire.body import Peeked
+from securellm.wire.body import Peeked, names_of
 from securellm.wire.weight import Weight
-
-_MEMBERS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 MAX_KNOWN = 4096  # routes that are kept, by key and model, and bounds, by target; past it all are found anew
 
@@ -38,12 +36,12 @@ def candidates_of(serving: Serving, caller: Caller, endpoint: Endpoint, model: s
     return route
 
 
-def check_other_models(caller: Caller, endpoint: Endpoint, targets: Iterable[Target], body: bytes) -> None:
+def check_other_models(caller: Caller, targets: Iterable[Target], body: bytes) -> None:
     """A key for some models only names no others for the provider to ask in their place. Raises ModelRefused."""
     if caller.grants.models is None:
         return
     names = {name for target in targets for name in target.provider.quirks.other_models}
-    for name in names.intersection(_MEMBERS.decode(body) if names else ()):
+    for name in names.intersection(names_of(body) if names else ()):
         raise ModelRefused(
             f"this key may use some models only, and {name} names others beside model; leave it out", param=name
         )

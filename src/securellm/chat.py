@@ -122,16 +122,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @property
     def total_tokens(self) -> int:
         """Prompt and completion together."""
-        return (
-            self.input_tokens
-            + self.cache_read_tokens
-            + self.cache_write_5m_tokens
-            + self.cache_write_1h_tokens
-            + self.audio_input_tokens
-            + self.image_tokens
-            + self.output_tokens
-            + self.audio_output_tokens
-        )
+        return self.prompt_tokens + self.completion_tokens
 
 
 class Meter:

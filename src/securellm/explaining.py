@@ -239,10 +239,10 @@ class _Steps:
         body = await read_body(call, charge, serving.config.server)
         peeked = self.peeked = await peek_apart(call.endpoint, body) if is_large(body) else peek(call.endpoint, body)
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
-        check_other_models(self._caller, call.endpoint, route.targets, body)
-        self.tokens = estimate_use_tokens(await text_bytes(call.endpoint, body, peeked), peeked)
+        check_other_models(self._caller, route.targets, body)
+        weight = peeked.weight or await weigh_body(call.endpoint, body)
+        self.tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
         self.limits = self._limits_of(route, self.tokens)
-        weight = await weigh_body(call.endpoint, body, peeked)
         self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)

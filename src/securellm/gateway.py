@@ -159,14 +159,14 @@ class Gateway:
             peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
             x_provider = call.header(b"x-provider") if head & PROVIDER else None
             route = candidates_of(serving, caller, endpoint, peeked.model, x_provider)
-            check_other_models(caller, endpoint, route.targets, body)
-            size_bytes = len(body)
-            if size_bytes >= LARGE_BYTES:
-                size_bytes = await text_bytes(endpoint, body, peeked)
-            tokens = estimate_use_tokens(size_bytes, peeked)
+            check_other_models(caller, route.targets, body)
+            weight = peeked.weight
+            if weight is None and len(body) >= LARGE_BYTES:
+                weight = await weigh_body(endpoint, body)
+            tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
             holdings.keep_hold(await serving.limiter.admit(caller, route.targets[0].id, tokens), tokens)
             if self._accounts.budgets(caller):
-                weight = peeked.weight or await weigh_body(endpoint, body, peeked)
+                weight = weight or await weigh_body(endpoint, body)
                 most = most_of(serving, endpoint, peeked, weight, route.targets)
                 reservation = await self._budgets.reserve(caller, most.cost_nusd, most.tokens, call.request_id)
                 holdings.keep_reservation(reservation, most)

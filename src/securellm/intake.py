@@ -8,7 +8,6 @@ import math
 
 import trio
 
-from securellm._fast import members
 from securellm.chat import Call, Endpoint, Headers
 from securellm.config.tree import Server
 from securellm.errors import BadRequest, LoopDetected, PayloadTooLarge, ProviderConflict, SlowBody
@@ -153,20 +152,18 @@ async def peek_apart(endpoint: Endpoint, body: bytes) -> Peeked:
     return await trio.to_thread.run_sync(peek, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def weigh_body(endpoint: Endpoint, body: bytes, peeked: Peeked) -> Weight:
+async def weigh_body(endpoint: Endpoint, body: bytes) -> Weight:
     """What a body may be charged for, where peeking did not tell it; a large one is looked at beside the event loop."""
-    if peeked.weight is not None:
-        return peeked.weight
     if not is_large(body):
         return weigh(endpoint, body)
     return await trio.to_thread.run_sync(weigh, endpoint, body, abandon_on_cancel=True, limiter=_apart)
 
 
-async def text_bytes(endpoint: Endpoint, body: bytes, peeked: Peeked) -> int:
+def text_bytes(body: bytes, weight: Weight | None) -> int:
     """The bytes of a body without its images, for an estimate: a small body is a text, whatever is in it."""
-    if len(body) < LARGE_BYTES or not members.holds(body, b"base64"):
+    if weight is None or not weight.images or len(body) < LARGE_BYTES:
         return len(body)
-    return (await weigh_body(endpoint, body, peeked)).input_tokens
+    return weight.input_tokens
 
 
 def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:

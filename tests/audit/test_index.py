@@ -109,6 +109,19 @@ def test_each_record_once(tmp_path: Path, index: AuditIndex, logs: Path) -> None
     assert _indexed(index) == [(1, seq) for seq in range(1, 2 * BATCH_LINES + 3)]
 
 
+def test_few_lines_wait_for_the_interval(index: AuditIndex, logs: Path) -> None:
+    """Only what one batch could not take is read at once: under a trickle of records the index rests in between."""
+    slot = Slot(logs)
+    slot.write(*pair("10:00:00", "a"))
+    assert not index.fill_some()
+    assert _indexed(index) == [(1, 1), (1, 2)]
+    slot.write(*(one for number in range(BATCH_LINES) for one in pair("10:00:00", f"r{number}")))
+    assert index.fill_some()
+    assert index.fill_some()
+    assert not index.fill_some()
+    assert len(_indexed(index)) == 2 * BATCH_LINES + 2
+
+
 def test_the_store_takes_the_place_with_the_rows(tmp_path: Path, index: AuditIndex, logs: Path) -> None:
     """A batch that the store refuses leaves neither rows nor a place; the next attempt has them all."""
     Slot(logs).write(*pair("10:00:00", "a"))

@@ -235,13 +235,6 @@ def test_what_is_usual_is_surveyed(compiled: ModuleType, document: dict[str, obj
         assert compiled.survey(body, turns_at(CHAT), KINDS) is not None
 
 
-@given(text=st.text("ab6e", max_size=80), word=st.text("ab6e", min_size=1, max_size=4), at=st.integers(0, 80))
-def test_a_word_is_found_where_it_is(twin: ModuleType, text: str, word: str, at: int) -> None:
-    """A word is found wherever it stands, and only then."""
-    assert twin.holds(text.encode(), word.encode()) == (word in text)
-    assert twin.holds((text[:at] + word + text[at:]).encode(), word.encode())
-
-
 @pytest.mark.compiled
 @given(
     lead=st.integers(0, 40),

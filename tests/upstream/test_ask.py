@@ -5,31 +5,29 @@ test runs over one that waits under the asker's scope and one that keeps the tim
 """
 
 import json
-import math
-from collections.abc import Awaitable, Callable, Iterator
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from rig.scripted_asking import NoBody, ScriptedClient, ScriptedClients, SlowHold, SlowPage, Step
 from securellm.audit.bodies import Bodies, BodyRecorder
 from securellm.audit.content import Kept
 from securellm.chat import Attempt, Call, Caller, Endpoint, Headers, Status
 from securellm.config.tree import Audit, CircuitBreaker, Heartbeat, Timeouts
 from securellm.config.tree import Provider as ProviderConfig
-from securellm.errors import AuditUnavailable, ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
+from securellm.errors import ConnectFailed, ConnectTimeout, ShuttingDown, UpstreamTruncated
 from securellm.holdings import Holdings
 from securellm.ids import new_request_id
 from securellm.ledger import Page
 from securellm.limits.in_flight import InFlightBytes
 from securellm.permit import Permit
-from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.registry import describe
 from securellm.routing import PassedOver, Route, Target
 from securellm.upstream.ask import Asker
-from securellm.upstream.client import CutOff, StaleConnection
+from securellm.upstream.client import StaleConnection
 from securellm.upstream.origins import Origins
 from securellm.upstream.reply import Reply
 from securellm.upstream.stream import Upstream
@@ -45,142 +43,12 @@ NO_BODIES = Bodies(BodyRecorder(Audit(), None), "none", Kept("none"))
 SILENT = Heartbeat()
 TIMEOUTS = Timeouts(connect_s=5, first_token_s=120, idle_s=60, total_s=600)
 
-Step = bytes | float | Exception
-T = TypeVar("T")
-
-
-class ScriptedExchange:
-    def __init__(self, client: "ScriptedClient", status: int, headers: Headers, steps: list[Step]) -> None:
-        self.status, self.headers, self._steps, self._client = status, headers, steps, client
-
-    async def receive(self) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while self._steps:
-            step = self._steps.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            if isinstance(step, bytes):
-                return step
-            await trio.sleep(step)
-        return b""
-
-    async def aclose(self) -> None:
-        self._client.closed += 1
-
-
-class ScriptedClient:
-    """Each send takes the next script: an exception, or (status, headers, steps); steps are bytes, seconds, errors."""
-
-    def __init__(self, *scripts: Any) -> None:
-        self.scripts = list(scripts)
-        self.sent: list[tuple[float, UpstreamRequest]] = []
-        self.closed = 0
-
-    async def send(self, request: UpstreamRequest, *, connect_s: float) -> ScriptedExchange:
-        self.sent.append((trio.current_time(), request))
-        script = self.scripts.pop(0)
-        if isinstance(script, float):
-            await trio.sleep(script)
-            script = self.scripts.pop(0)
-        if isinstance(script, Exception):
-            raise script
-        status, headers, steps = script
-        return ScriptedExchange(self, status, headers, list(steps))
-
-
-class TimedExchange:
-    """What a scripted client does, within a time of its own."""
-
-    status: int
-    headers: Headers
-
-    def __init__(self, client: ScriptedClient, request: UpstreamRequest, due_s: float) -> None:
-        self._client, self._request, self._due_s = client, request, due_s
-        self._exchange: ScriptedExchange | None = None
-        self._scope = trio.CancelScope()
-
-    async def read_head(self) -> None:
-        self._exchange = await self._in_time(partial(self._client.send, self._request, connect_s=5))
-        self.status, self.headers = self._exchange.status, self._exchange.headers
-
-    async def receive(self) -> bytes:
-        assert self._exchange is not None
-        return await self._in_time(self._exchange.receive)
-
-    async def _in_time(self, act: Callable[[], Awaitable[T]]) -> T:
-        with trio.CancelScope(deadline=self._due_s) as self._scope:
-            return await act()
-        raise CutOff
-
-    def stop(self) -> None:
-        self._scope.cancel()
-
-    def keep_no_time(self) -> None:
-        self._due_s = math.inf
-
-    async def aclose(self) -> None:
-        if self._exchange is not None:
-            await self._exchange.aclose()
-
-
-class TimedClient:
-    """A scripted client that keeps the time itself; every third request needs a wait, as without a connection."""
-
-    def __init__(self, client: ScriptedClient) -> None:
-        self._client = client
-        self._begun = 0
-
-    def begin(self, request: UpstreamRequest, *, due_s: float) -> TimedExchange | None:
-        self._begun += 1
-        return TimedExchange(self._client, request, due_s) if self._begun % 3 else None
-
-    async def send(self, request: UpstreamRequest, *, connect_s: float) -> ScriptedExchange:
-        return await self._client.send(request, connect_s=connect_s)
-
-
-class ScriptedClients:
-    timed = False
-
-    def __init__(self, clients: dict[str, ScriptedClient]) -> None:
-        self._clients = {name: TimedClient(client) if self.timed else client for name, client in clients.items()}
-
-    def client_of(self, provider: Provider) -> ScriptedClient | TimedClient:
-        return self._clients[provider.name]
-
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["scope", "timed"])
 def _who_keeps_the_time(request: pytest.FixtureRequest) -> Iterator[None]:
     ScriptedClients.timed = request.param
     yield
     ScriptedClients.timed = False
-
-
-class SlowPage:
-    """A page whose records are on disk after some seconds."""
-
-    def __init__(self, page: Page, takes_s: float) -> None:
-        self.tariff = page.tariff
-        self._takes_s = takes_s
-        self._scope = trio.CancelScope()
-
-    def asking(self, target: Target, number: int) -> "SlowPage":
-        return self
-
-    async def durable(self) -> None:
-        with self._scope:
-            await trio.sleep(self._takes_s)
-            return
-        raise AuditUnavailable("let go")
-
-    def let_go(self) -> None:
-        self._scope.cancel()
-
-
-class NoBody:
-    length = 0
-
-    async def receive(self) -> bytes:
-        return b""
 
 
 def make_target(name: str, **settings: Any) -> Target:
@@ -607,13 +475,6 @@ async def test_what_ends_a_request_says_nothing_of_the_origin(autojump_clock: Mo
     assert failures().failures == 0
     await asker.ask(make_permit(target))
     assert failures().failures == 1
-
-
-class SlowHold:
-    """A provider's limit that takes its time to say yes."""
-
-    async def ask_provider(self, provider: str, tokens: int) -> None:
-        await trio.sleep(0.05)
 
 
 async def test_a_trial_that_was_not_made_is_another_ones(autojump_clock: MockClock):

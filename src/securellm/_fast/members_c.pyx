@@ -15,7 +15,6 @@ from securellm._fast.json_walk cimport (
     DEEPEST, Walk, is_key, next_item, next_key, skip_space, skip_value, take, take_string,
 )
 from securellm._fast.members_py import IMAGE, TEXT, Survey
-from securellm._fast.plain_text cimport holds_word
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -349,11 +348,4 @@ def survey(bytes body not None, frozenset turns not None, dict kinds not None):
         return None
     return _new_tuple(
         Survey, (spans, first_member, inventory.images, inventory.image_bytes, inventory.windowed, tool_types)
-    )
-
-
-def holds(bytes body not None, bytes word not None):
-    """See members_py."""
-    return bool(
-        holds_word(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), PyBytes_AS_STRING(word), PyBytes_GET_SIZE(word))
     )

@@ -40,11 +40,6 @@ def survey(body: bytes, turns: frozenset[str], kinds: dict[str, int]) -> Survey 
     return None
 
 
-def holds(body: bytes, word: bytes) -> bool:
-    """Whether the word is anywhere in the body."""
-    return word in body
-
-
 def locate(body: bytes, members: Mapping[str, msgspec.Raw], start: int = 0) -> tuple[dict[str, Span], int, str | None]:
     """The span of every value of the object at `start`, the place after its brace, and a key that is there twice.
 

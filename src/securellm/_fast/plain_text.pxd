@@ -1,6 +1,6 @@
 # Looking through text many bytes at a time, for extensions: where a run of plain characters ends, or one of characters
-# outside ASCII, and whether a word is there. With SSE2 16 bytes at a time, elsewhere 8 at a time; the last few one by
-# one, so that nothing behind the end is read.
+# outside ASCII. With SSE2 16 bytes at a time, elsewhere 8; the last few one by one, so that nothing behind the end is
+# read.
 
 cdef extern from *:
     """
@@ -84,35 +84,6 @@ cdef extern from *:
         }
         return at;
     }
-
-    /* Whether the word, of at least one byte, is somewhere in the text. */
-    static inline int securellm_holds(const char *at, size_t size, const char *word, size_t length)
-    {
-        const char *end = at + size;
-    #if defined(__SSE2__)
-        const __m128i first = _mm_set1_epi8(word[0]), last = _mm_set1_epi8(word[length - 1]);
-        while ((size_t)(end - at) >= length + 15) {
-            int found = _mm_movemask_epi8(_mm_and_si128(
-                _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)at), first),
-                _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + length - 1)), last)));
-            for (; found; found &= found - 1) {
-                if (memcmp(at + __builtin_ctz((unsigned)found), word, length) == 0)
-                    return 1;
-            }
-            at += 16;
-        }
-    #endif
-        while ((size_t)(end - at) >= length) {
-            at = (const char *)memchr(at, word[0], (size_t)(end - at) - length + 1);
-            if (at == NULL)
-                return 0;
-            if (memcmp(at, word, length) == 0)
-                return 1;
-            at++;
-        }
-        return 0;
-    }
     """
     const char *after_plain "securellm_after_plain"(const char *at, const char *end) noexcept nogil
     const char *after_wide "securellm_after_wide"(const char *at, const char *end) noexcept nogil
-    bint holds_word "securellm_holds"(const char *at, size_t size, const char *word, size_t length) noexcept nogil

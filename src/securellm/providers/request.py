@@ -5,7 +5,7 @@ headers alone, so it can never strip a header that we add. A key goes to the ori
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from securellm import __version__
 from securellm.chat import Dialect, Endpoint, Headers
@@ -71,59 +71,22 @@ def build_request(
 
     `attempt` counts from 1 and goes up beside an idempotency key that is the same for every attempt of a request.
     """
-    plan = _plan_of(provider, endpoint)
-    headers, present = headers_up(call_headers, plan.allowed)
-    for default in plan.defaults:
-        if default[0] not in present:
-            headers.append(default)
-    if plan.idempotency_key and b"idempotency-key" not in present:
-        headers.append((b"idempotency-key", request_id.encode("ascii")))
-    headers += plan.ours
-    headers.append((b"x-securellm-attempt", b"%d" % attempt))
-    return UpstreamRequest("POST", plan.url, provider.origin, headers, body)
-
-
-class _Plan(NamedTuple):
-    """What is the same in every request to a provider from one front door. Its repr shows no values."""
-
-    provider: Provider
-    url: str
-    allowed: frozenset[bytes]  # the names of the caller's headers that may go up
-    defaults: tuple[tuple[bytes, bytes], ...]  # what is said where the caller has not
-    idempotency_key: bool
-    ours: tuple[tuple[bytes, bytes], ...]  # with the key
-
-    def __repr__(self) -> str:
-        return f"<_Plan {self.url}>"
-
-
-_plans: dict[tuple[int, Endpoint], _Plan] = {}  # by the id of a provider, which its plan keeps alive
-_MAX_PLANS = 256  # past it all are made anew, so that providers of an earlier configuration are let go
-
-
-def _plan_of(provider: Provider, endpoint: Endpoint) -> _Plan:
-    plan = _plans.get((id(provider), endpoint))
-    if plan is None:
-        plan = _make_plan(provider, endpoint)
-        if len(_plans) >= _MAX_PLANS:
-            _plans.clear()
-        _plans[id(provider), endpoint] = plan
-    return plan
-
-
-def _make_plan(provider: Provider, endpoint: Endpoint) -> _Plan:
-    """Raises UnsupportedEndpoint."""
     spec = provider.endpoints.get(endpoint)
     if spec is None:
         raise UnsupportedEndpoint(f"provider {provider.name} has no {endpoint.value}")
     allowed = allowed_up(spec.dialect, provider.headers_up)
     if spec.dialect is not endpoint.dialect:  # the body is ours then, whatever the caller said of his
         allowed -= {b"content-type"}
-    defaults: tuple[tuple[bytes, bytes], ...] = ((b"content-type", b"application/json"),)
-    if spec.dialect is Dialect.ANTHROPIC:
-        defaults += ((b"anthropic-version", DEFAULT_VERSION),)
-    ours = _ours(provider.api_key, provider.origin, provider.auth)
-    return _Plan(provider, spec.url, allowed, defaults, provider.quirks.idempotency_key, ours)
+    headers, present = headers_up(call_headers, allowed)
+    if b"content-type" not in present:
+        headers.append((b"content-type", b"application/json"))
+    if spec.dialect is Dialect.ANTHROPIC and b"anthropic-version" not in present:
+        headers.append((b"anthropic-version", DEFAULT_VERSION))
+    if provider.quirks.idempotency_key and b"idempotency-key" not in present:
+        headers.append((b"idempotency-key", request_id.encode("ascii")))
+    headers += _ours(provider.api_key, provider.origin, provider.auth)
+    headers.append((b"x-securellm-attempt", b"%d" % attempt))
+    return UpstreamRequest("POST", spec.url, provider.origin, headers, body)
 
 
 def build_models_request(provider: Provider) -> UpstreamRequest | None:

@@ -4,7 +4,6 @@ Labels hold only what the configuration bounds: providers' names, endpoints, sta
 choose. How a gauge of several workers becomes one figure is written beside it.
 """
 
-import bisect
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from securellm.chat import Endpoint, Settlement, Status
+from securellm.chat import Attempt, Endpoint, Settlement, Status
 from securellm.telemetry.tally import Cells, Counter, Gauge, Histogram, Merge, merge, open_cells, read_others
 
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -116,29 +115,22 @@ class Metrics:
 
     def settled(self, settlement: Settlement) -> None:
         """Count one request and its attempts. Waits for nothing."""
-        # A call for each count would cost more than the counting: the places of the cells are known.
-        values = self._cells.values
-        requests_at, duration_at = self._of_requests(settlement.endpoint, settlement.outcome.status)
-        duration_s = settlement.duration_ms / 1000
-        values[requests_at] += 1.0
-        values[duration_at + bisect.bisect_left(DURATION_BUCKETS_S, duration_s)] += 1.0
-        values[duration_at + len(DURATION_BUCKETS_S) + 1] += duration_s
+        requests, duration_s = self._of_requests(settlement.endpoint, settlement.outcome.status)
+        requests.inc()
+        duration_s.observe(settlement.duration_ms / 1000)
         for attempt in settlement.attempts:
-            if attempt.skipped is None:
-                values[self._counter("securellm_provider_requests", attempt.provider).at] += 1.0
-                if attempt.error_code is not None and attempt.error_code != "cancelled":
-                    self._counter("securellm_provider_errors", attempt.provider).inc()
+            self._attempted(attempt)
         if settlement.cache != "off":
             self._counter("securellm_cache_hits" if settlement.cache == "hit" else "securellm_cache_misses").inc()
         provider = settlement.provider or NO_PROVIDER
         if settlement.first_token_ms is not None:
             self._histogram("securellm_first_token_seconds", provider).observe(settlement.first_token_ms / 1000)
         if settlement.cost_nusd is not None:
-            values[self._counter("securellm_cost_usd", provider).at] += settlement.cost_nusd / NUSD_PER_USD
+            self._counter("securellm_cost_usd", provider).inc(settlement.cost_nusd / NUSD_PER_USD)
         if settlement.usage is not None:
-            prompt_at, completion_at = self._of_tokens(provider)
-            values[prompt_at] += settlement.usage.prompt_tokens
-            values[completion_at] += settlement.usage.completion_tokens
+            prompt, completion = self._of_tokens(provider)
+            prompt.inc(settlement.usage.prompt_tokens)
+            completion.inc(settlement.usage.completion_tokens)
 
     def count(self, name: str, *labels: str, amount: float = 1.0) -> None:
         """Add to a counter of FAMILIES, by its labels in their order."""
@@ -168,13 +160,19 @@ class Metrics:
         """What all workers counted, in Prometheus's text format. Takes milliseconds: call it in a thread."""
         return generate_latest(self.registry)
 
-    def _find_of_requests(self, endpoint: Endpoint, status: Status) -> tuple[int, int]:
-        counter = self._counter("securellm_requests", endpoint.value, status.value)
-        return counter.at, self._histogram("securellm_request_duration_seconds", endpoint.value).at
+    def _attempted(self, attempt: Attempt) -> None:
+        if attempt.skipped is None:
+            self._counter("securellm_provider_requests", attempt.provider).inc()
+            if attempt.error_code is not None and attempt.error_code != "cancelled":
+                self._counter("securellm_provider_errors", attempt.provider).inc()
 
-    def _find_of_tokens(self, provider: str) -> tuple[int, int]:
+    def _find_of_requests(self, endpoint: Endpoint, status: Status) -> tuple[Counter, Histogram]:
+        counter = self._counter("securellm_requests", endpoint.value, status.value)
+        return counter, self._histogram("securellm_request_duration_seconds", endpoint.value)
+
+    def _find_of_tokens(self, provider: str) -> tuple[Counter, Counter]:
         prompt = self._counter("securellm_token_usage", provider, "prompt")
-        return prompt.at, self._counter("securellm_token_usage", provider, "completion").at
+        return prompt, self._counter("securellm_token_usage", provider, "completion")
 
     def _new_counter(self, name: str, *labels: str) -> Counter:
         return Counter(self._cells, self._key(name, "counter", labels))

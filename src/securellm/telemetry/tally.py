@@ -97,16 +97,15 @@ def read_others(run_dir: Path | None, slot: int) -> list[dict[Key, list[float]]]
 class Counter:
     """One series that only grows."""
 
-    __slots__ = ("_values", "at")
+    __slots__ = ("_at", "_values")
 
     def __init__(self, cells: Cells, key: Key) -> None:
-        self.at = cells.claim(key, 1)
-        """the place of its cell, for whoever adds to it himself"""
+        self._at = cells.claim(key, 1)
         self._values = cells.values
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to it."""
-        self._values[self.at] += amount
+        self._values[self._at] += amount
 
 
 class Gauge:
@@ -127,18 +126,17 @@ class Gauge:
 class Histogram:
     """One series of observations, by bounds: a cell for each bucket, one for what is above, one for the sum."""
 
-    __slots__ = ("_bounds", "_values", "at")
+    __slots__ = ("_at", "_bounds", "_values")
 
     def __init__(self, cells: Cells, key: Key, bounds: tuple[float, ...]) -> None:
-        self.at = cells.claim(key, len(bounds) + 2)
-        """the place of its first cell"""
+        self._at = cells.claim(key, len(bounds) + 2)
         self._bounds = bounds
         self._values = cells.values
 
     def observe(self, value: float) -> None:
         """Count it in its bucket."""
-        self._values[self.at + bisect.bisect_left(self._bounds, value)] += 1.0
-        self._values[self.at + len(self._bounds) + 1] += value
+        self._values[self._at + bisect.bisect_left(self._bounds, value)] += 1.0
+        self._values[self._at + len(self._bounds) + 1] += value
 
 
 def merge(parts: Sequence[dict[Key, list[float]]], merges: dict[str, Merge]) -> dict[Key, list[float]]:

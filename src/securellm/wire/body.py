@@ -10,7 +10,7 @@ bytes (prompt caches, signatures). All that is the long way: the compiled twin c
 """
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import ModuleType
 
 import msgspec
@@ -171,6 +171,11 @@ def peek(endpoint: Endpoint, body: bytes, twin: ModuleType = members) -> Peeked:
         usage_span,
         weigh(endpoint, body, surveyed) if surveyed is not None else None,
     )
+
+
+def names_of(body: bytes) -> Set[str]:
+    """The names of the members of a body that `peek` has checked."""
+    return _MEMBERS.decode(body).keys()
 
 
 def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usage: bool = False) -> bytes:
