@@ -11,67 +11,17 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.string cimport memchr, memcmp, strlen
 
 from securellm._fast.json_walk cimport (
-    DEEPEST, Walk, is_key, next_item, next_key, skip_space, skip_value, take, take_count, take_null, take_string,
+    DEEPEST, Walk, first_time, is_key, next_item, next_key, skip_space, skip_value, take, take_null, take_string,
+)
+from securellm._fast.usage_counts cimport (
+    ANTHROPIC_USAGE, AUDIO_IN, AUDIO_OUT, CACHED, CACHED_TOO, COMPLETION, COUNTS, HIT, IMAGE_IN, MISSED, NUM_CACHED,
+    OPENAI_USAGE, PROMPT, REASONING, REASONING_TOO, RESPONSES_USAGE, TOTAL, WRITTEN, WRITTEN_1H, WRITTEN_5M,
+    WRITTEN_TOO, field_of, take_counts,
 )
 
 import msgspec
 
 from securellm.chat import Usage
-
-cdef extern from *:
-    """
-    /* The counts that usage is made of, and where in a report of a dialect they stand. */
-    enum count_of {
-        PROMPT, COMPLETION, TOTAL, CACHED, HIT, CACHED_TOO, NUM_CACHED, MISSED, WRITTEN, WRITTEN_TOO, WRITTEN_5M,
-        WRITTEN_1H, AUDIO_IN, IMAGE_IN, AUDIO_OUT, REASONING, REASONING_TOO, COUNTS
-    };
-
-    typedef struct field_of {
-        const char *name;
-        int count;
-        const struct field_of *inner;  /* the fields of the object that stands here */
-    } field_of;
-
-    static const field_of OPENAI_PROMPT[] = {
-        {"cached_tokens", CACHED}, {"audio_tokens", AUDIO_IN}, {"image_tokens", IMAGE_IN},
-        {"cache_write_tokens", WRITTEN}, {NULL}};
-    static const field_of OPENAI_COMPLETION[] = {
-        {"reasoning_tokens", REASONING}, {"audio_tokens", AUDIO_OUT}, {NULL}};
-    static const field_of OPENAI_CREATION[] = {{"ephemeral_1h_input_tokens", WRITTEN_1H}, {NULL}};
-    static const field_of OPENAI_USAGE[] = {
-        {"prompt_tokens", PROMPT}, {"completion_tokens", COMPLETION}, {"total_tokens", TOTAL},
-        {"prompt_tokens_details", 0, OPENAI_PROMPT}, {"completion_tokens_details", 0, OPENAI_COMPLETION},
-        {"prompt_cache_hit_tokens", HIT}, {"prompt_cache_miss_tokens", MISSED}, {"cached_tokens", CACHED_TOO},
-        {"num_cached_tokens", NUM_CACHED}, {"cache_creation_input_tokens", WRITTEN_TOO},
-        {"cache_creation", 0, OPENAI_CREATION}, {"reasoning_tokens", REASONING_TOO}, {NULL}};
-
-    static const field_of RESPONSES_INPUT[] = {
-        {"cached_tokens", CACHED}, {"audio_tokens", AUDIO_IN}, {"image_tokens", IMAGE_IN},
-        {"cache_write_tokens", WRITTEN}, {NULL}};
-    static const field_of RESPONSES_OUTPUT[] = {
-        {"reasoning_tokens", REASONING}, {"audio_tokens", AUDIO_OUT}, {NULL}};
-    static const field_of RESPONSES_USAGE[] = {
-        {"input_tokens", PROMPT}, {"output_tokens", COMPLETION}, {"total_tokens", TOTAL},
-        {"input_tokens_details", 0, RESPONSES_INPUT}, {"output_tokens_details", 0, RESPONSES_OUTPUT}, {NULL}};
-
-    static const field_of ANTHROPIC_CREATION[] = {
-        {"ephemeral_5m_input_tokens", WRITTEN_5M}, {"ephemeral_1h_input_tokens", WRITTEN_1H}, {NULL}};
-    static const field_of ANTHROPIC_OUTPUT[] = {{"thinking_tokens", REASONING}, {NULL}};
-    static const field_of ANTHROPIC_USAGE[] = {
-        {"input_tokens", PROMPT}, {"output_tokens", COMPLETION}, {"cache_read_input_tokens", CACHED},
-        {"cache_creation_input_tokens", WRITTEN}, {"cache_creation", 0, ANTHROPIC_CREATION},
-        {"output_tokens_details", 0, ANTHROPIC_OUTPUT}, {NULL}};
-    """
-    enum:
-        PROMPT, COMPLETION, TOTAL, CACHED, HIT, CACHED_TOO, NUM_CACHED, MISSED, WRITTEN, WRITTEN_TOO, WRITTEN_5M
-        WRITTEN_1H, AUDIO_IN, IMAGE_IN, AUDIO_OUT, REASONING, REASONING_TOO, COUNTS
-    ctypedef struct field_of:
-        const char *name
-        int count
-        const field_of *inner
-    const field_of OPENAI_USAGE[]
-    const field_of RESPONSES_USAGE[]
-    const field_of ANTHROPIC_USAGE[]
 
 cdef object _encode = msgspec.json.encode
 cdef object _decode = msgspec.json.decode
@@ -90,15 +40,6 @@ cdef struct Answer:
     bint called  # a function is among the output of Responses
     bint has_usage
     long long counts[COUNTS]  # -1 where none was reported
-
-
-cdef bint _first_time(unsigned *seen, int field) noexcept:
-    """Whether a field that matters is here for the first time."""
-    cdef unsigned bit = 1U << field
-    if seen[0] & bit:
-        return False
-    seen[0] |= bit
-    return True
 
 
 cdef bint _word(Walk *walk, Text *text) noexcept:
@@ -174,38 +115,7 @@ cdef Py_ssize_t _text_member(
         field = 27
     else:
         return 0 if skip_value(walk) else -1
-    return _text(walk, depth) if _first_time(seen, field) else -1
-
-
-cdef bint _counts(Walk *walk, const field_of *fields, long long *counts) noexcept:
-    """The counts of a report that was entered; whatever is no number was not reported."""
-    cdef bint begun = False
-    cdef const char *key
-    cdef Py_ssize_t length
-    cdef const field_of *field
-    cdef unsigned seen = 0
-    cdef int found
-    while True:
-        found = next_key(walk, &begun, &key, &length)
-        if found <= 0:
-            return found == 0
-        field = fields
-        while field.name != NULL and not is_key(key, length, field.name, strlen(field.name)):
-            field += 1
-        if field.name == NULL:
-            if not skip_value(walk):
-                return False
-        elif not _first_time(&seen, <int>(field - fields)):
-            return False
-        elif field.inner != NULL:
-            if not (_counts(walk, field.inner, counts) if take(walk, c"{") else skip_value(walk)):
-                return False
-        elif walk.at < walk.end and c"0" <= walk.at[0] <= c"9":
-            counts[field.count] = take_count(walk)
-            if counts[field.count] < 0:
-                return False
-        elif walk.at == walk.end or walk.at[0] == c"-" or not skip_value(walk):
-            return False
+    return _text(walk, depth) if first_time(seen, field) else -1
 
 
 cdef bint _usage(Walk *walk, const field_of *fields, Answer *answer) noexcept:
@@ -215,7 +125,7 @@ cdef bint _usage(Walk *walk, const field_of *fields, Answer *answer) noexcept:
     answer.has_usage = True
     for count in range(COUNTS):
         answer.counts[count] = -1
-    return _counts(walk, fields, answer.counts)
+    return take_counts(walk, fields, answer.counts)
 
 
 cdef bint _function(Walk *walk, Answer *answer) noexcept:
@@ -232,9 +142,9 @@ cdef bint _function(Walk *walk, Answer *answer) noexcept:
         if found <= 0:
             return found == 0
         if is_key(key, length, b"name", 4):
-            size = _text(walk, 0) if _first_time(&seen, 0) else -1
+            size = _text(walk, 0) if first_time(&seen, 0) else -1
         elif is_key(key, length, b"arguments", 9):
-            size = _text(walk, 0) if _first_time(&seen, 1) else -1
+            size = _text(walk, 0) if first_time(&seen, 1) else -1
         else:
             size = 0 if skip_value(walk) else -1
         if size < 0:
@@ -255,7 +165,7 @@ cdef bint _tool_call(Walk *walk, Answer *answer) noexcept:
         if found <= 0:
             return found == 0
         if is_key(key, length, b"function", 8):
-            if not _first_time(&seen, 0) or not _function(walk, answer):
+            if not first_time(&seen, 0) or not _function(walk, answer):
                 return False
         elif not skip_value(walk):
             return False
@@ -294,20 +204,20 @@ cdef bint _openai_message(Walk *walk, Answer *answer) noexcept:
             break
         size = 0
         if is_key(key, length, b"content", 7):
-            size = _text(walk, 0) if _first_time(&seen, 0) else -1
+            size = _text(walk, 0) if first_time(&seen, 0) else -1
         elif is_key(key, length, b"refusal", 7):
-            size = _text(walk, 0) if _first_time(&seen, 1) else -1
+            size = _text(walk, 0) if first_time(&seen, 1) else -1
         elif is_key(key, length, b"audio", 5):
-            size = _text(walk, 0) if _first_time(&seen, 2) else -1
+            size = _text(walk, 0) if first_time(&seen, 2) else -1
         elif is_key(key, length, b"reasoning_content", 17):  # only whether it is empty text can be told
-            size = reasoning_content = _string_or_null(walk) if _first_time(&seen, 3) else -1
+            size = reasoning_content = _string_or_null(walk) if first_time(&seen, 3) else -1
         elif is_key(key, length, b"reasoning", 9):
-            size = reasoning = _text(walk, 0) if _first_time(&seen, 4) else -1
+            size = reasoning = _text(walk, 0) if first_time(&seen, 4) else -1
         elif is_key(key, length, b"tool_calls", 10):
-            if not _first_time(&seen, 5) or not _each(walk, answer, _tool_call):
+            if not first_time(&seen, 5) or not _each(walk, answer, _tool_call):
                 return False
         elif is_key(key, length, b"function_call", 13):
-            if not _first_time(&seen, 6) or not _function(walk, answer):
+            if not first_time(&seen, 6) or not _function(walk, answer):
                 return False
         elif not skip_value(walk):
             return False
@@ -341,18 +251,18 @@ cdef bint _openai_choice(Walk *walk, Answer *answer) noexcept:
         if found == 0:
             break
         if is_key(key, length, b"message", 7):
-            if not _first_time(&seen, 0) or not _openai_message(walk, answer):
+            if not first_time(&seen, 0) or not _openai_message(walk, answer):
                 return False
         elif is_key(key, length, b"text", 4):
-            size = _text(walk, 0) if _first_time(&seen, 1) else -1
+            size = _text(walk, 0) if first_time(&seen, 1) else -1
             if size < 0:
                 return False
             answer.output_bytes += size
         elif is_key(key, length, b"finish_reason", 13):
-            if not _first_time(&seen, 2) or not _word(walk, &finish):
+            if not first_time(&seen, 2) or not _word(walk, &finish):
                 return False
         elif is_key(key, length, b"native_finish_reason", 20):
-            if not _first_time(&seen, 3) or not _word(walk, &native_finish):
+            if not first_time(&seen, 3) or not _word(walk, &native_finish):
                 return False
         elif not skip_value(walk):
             return False
@@ -374,16 +284,16 @@ cdef bint _openai(Walk *walk, Answer *answer) noexcept:
         if found <= 0:
             return found == 0
         if is_key(key, length, b"id", 2):
-            if not _first_time(&seen, 0) or not _word(walk, &answer.id):
+            if not first_time(&seen, 0) or not _word(walk, &answer.id):
                 return False
         elif is_key(key, length, b"model", 5):
-            if not _first_time(&seen, 1) or not _word(walk, &answer.model):
+            if not first_time(&seen, 1) or not _word(walk, &answer.model):
                 return False
         elif is_key(key, length, b"choices", 7):
-            if not _first_time(&seen, 2) or not _each(walk, answer, _openai_choice):
+            if not first_time(&seen, 2) or not _each(walk, answer, _openai_choice):
                 return False
         elif is_key(key, length, b"usage", 5):
-            if not _first_time(&seen, 3) or not _usage(walk, OPENAI_USAGE, answer):
+            if not first_time(&seen, 3) or not _usage(walk, OPENAI_USAGE, answer):
                 return False
         elif is_key(key, length, b"error", 5) or is_key(key, length, b"x_groq", 6):
             if not take_null(walk):
@@ -410,12 +320,12 @@ cdef bint _anthropic_block(Walk *walk, Answer *answer) noexcept:
             break
         size = 0
         if is_key(key, length, b"name", 4):
-            name = _text(walk, 0) if _first_time(&seen, 0) else -1
+            name = _text(walk, 0) if first_time(&seen, 0) else -1
             if name < 0:
                 return False
         elif is_key(key, length, b"input", 5):
             input_at = walk.at
-            if not _first_time(&seen, 1) or not skip_value(walk):
+            if not first_time(&seen, 1) or not skip_value(walk):
                 return False
             input_end = walk.at
         else:
@@ -453,22 +363,22 @@ cdef bint _anthropic(Walk *walk, Answer *answer) noexcept:
             answer.native_finish = answer.finish
             return found == 0
         if is_key(key, length, b"id", 2):
-            if not _first_time(&seen, 0) or not _word(walk, &answer.id):
+            if not first_time(&seen, 0) or not _word(walk, &answer.id):
                 return False
         elif is_key(key, length, b"model", 5):
-            if not _first_time(&seen, 1) or not _word(walk, &answer.model):
+            if not first_time(&seen, 1) or not _word(walk, &answer.model):
                 return False
         elif is_key(key, length, b"content", 7):
-            if not _first_time(&seen, 2) or not _each(walk, answer, _anthropic_block):
+            if not first_time(&seen, 2) or not _each(walk, answer, _anthropic_block):
                 return False
         elif is_key(key, length, b"usage", 5):
-            if not _first_time(&seen, 3) or not _usage(walk, ANTHROPIC_USAGE, answer):
+            if not first_time(&seen, 3) or not _usage(walk, ANTHROPIC_USAGE, answer):
                 return False
         elif is_key(key, length, b"stop_reason", 11):
-            if not _first_time(&seen, 4) or not _word(walk, &answer.finish):
+            if not first_time(&seen, 4) or not _word(walk, &answer.finish):
                 return False
         elif is_key(key, length, b"type", 4):
-            if not _first_time(&seen, 5) or not _word(walk, &kind) or _is(&kind, b"error"):
+            if not first_time(&seen, 5) or not _word(walk, &kind) or _is(&kind, b"error"):
                 return False
         elif not skip_value(walk):
             return False
@@ -489,17 +399,17 @@ cdef bint _responses_item(Walk *walk, Answer *answer) noexcept:
             return found == 0
         size = 0
         if is_key(key, length, b"type", 4):
-            if not _first_time(&seen, 0) or not _word(walk, &kind):
+            if not first_time(&seen, 0) or not _word(walk, &kind):
                 return False
             answer.called |= _is(&kind, b"function_call")
         elif is_key(key, length, b"content", 7):
-            size = _text(walk, 0) if _first_time(&seen, 1) else -1
+            size = _text(walk, 0) if first_time(&seen, 1) else -1
         elif is_key(key, length, b"summary", 7):
-            size = _text(walk, 0) if _first_time(&seen, 2) else -1
+            size = _text(walk, 0) if first_time(&seen, 2) else -1
         elif is_key(key, length, b"name", 4):
-            size = _text(walk, 0) if _first_time(&seen, 3) else -1
+            size = _text(walk, 0) if first_time(&seen, 3) else -1
         elif is_key(key, length, b"arguments", 9):
-            size = _text(walk, 0) if _first_time(&seen, 4) else -1
+            size = _text(walk, 0) if first_time(&seen, 4) else -1
         elif not skip_value(walk):
             return False
         if size < 0:
@@ -519,19 +429,19 @@ cdef bint _responses(Walk *walk, Answer *answer) noexcept:
         if found <= 0:
             return found == 0 and _is(&answer.native_finish, b"completed")
         if is_key(key, length, b"id", 2):
-            if not _first_time(&seen, 0) or not _word(walk, &answer.id):
+            if not first_time(&seen, 0) or not _word(walk, &answer.id):
                 return False
         elif is_key(key, length, b"model", 5):
-            if not _first_time(&seen, 1) or not _word(walk, &answer.model):
+            if not first_time(&seen, 1) or not _word(walk, &answer.model):
                 return False
         elif is_key(key, length, b"output", 6):
-            if not _first_time(&seen, 2) or not _each(walk, answer, _responses_item):
+            if not first_time(&seen, 2) or not _each(walk, answer, _responses_item):
                 return False
         elif is_key(key, length, b"usage", 5):
-            if not _first_time(&seen, 3) or not _usage(walk, RESPONSES_USAGE, answer):
+            if not first_time(&seen, 3) or not _usage(walk, RESPONSES_USAGE, answer):
                 return False
         elif is_key(key, length, b"status", 6):
-            if not _first_time(&seen, 4) or not _word(walk, &answer.native_finish):
+            if not first_time(&seen, 4) or not _word(walk, &answer.native_finish):
                 return False
         elif is_key(key, length, b"error", 5):
             if not take_null(walk):

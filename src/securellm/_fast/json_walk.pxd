@@ -271,3 +271,12 @@ cdef inline bint is_key(
     const char *key, Py_ssize_t length, const char *wanted, Py_ssize_t wanted_length
 ) noexcept nogil:
     return length == wanted_length and memcmp(key, wanted, length) == 0
+
+
+cdef inline bint first_time(unsigned *seen, int field) noexcept nogil:
+    """Whether a field that matters is here for the first time."""
+    cdef unsigned bit = 1U << field
+    if seen[0] & bit:
+        return False
+    seen[0] |= bit
+    return True

@@ -1,7 +1,7 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 """The compiled twin of `tokens_py.py`, which is the definition and says why long pieces are counted exactly.
 
-A scanner written by hand cuts the UTF-8 of the text where the published pattern does; there is no regular expression.
+A scanner written by hand (`token_cuts.pxd`) cuts the UTF-8 of the text where the published pattern does.
 A piece is looked up in a cache of fixed size, then among the tokens, then merged. The keys of pieces up to 16 bytes are
 the bytes themselves in two words, so that nothing rests on a hash being unique. Tokens stand in an open hash table of
 one word each (rank, length, place of the bytes, some bits of the hash), behind a filter of one bit a hash that answers
@@ -17,14 +17,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from securellm._fast.token_cuts cimport LIKELY, Classes, cut_cl100k, cut_o200k
 from securellm._fast.tokens_py import OVERLAP_BYTES, WINDOW_BYTES
 
 cdef extern from *:
     """
     #include <stdint.h>
     #include <string.h>
-
-    #define LIKELY(x) __builtin_expect(!!(x), 1)
 
     /* The first bytes of a text are the low ones of a word, on every machine. */
     static inline uint64_t load8(const uint8_t *p) {
@@ -66,22 +65,10 @@ cdef extern from *:
         return m < n ? m : n;
     }
     """
-    bint LIKELY(bint) noexcept nogil
     uint64_t load8(const uint8_t *) noexcept nogil
     uint64_t first(uint64_t, uint32_t) noexcept nogil
     uint64_t hash16(uint64_t, uint64_t, uint32_t) noexcept nogil
     int32_t least16(const int32_t *) noexcept nogil
-
-cdef enum Class:  # the numbers are those of `tokens_py.CharacterClass`
-    OTHER
-    UPPER
-    LOWER
-    LETTER
-    MARK
-    NUMBER
-    NEWLINE
-    SPACE
-    END  # of the text
 
 cdef enum:
     NONE = 0xFFFFFFF  # no such token; above all ranks
@@ -121,9 +108,7 @@ cdef struct Tables:
     uint64_t *filter
     uint8_t *text  # of all tokens, with room behind for whole words to be read
     uint32_t *pairs  # rank of the token of two bytes
-    uint8_t ascii[256]
-    uint8_t index[0x1100]
-    uint8_t *blocks
+    Classes classes
     uint32_t longest
     uint32_t window
     uint32_t overlap
@@ -183,7 +168,7 @@ cdef class TokenCounter:
         free(self._tables.filter)
         free(self._tables.text)
         free(self._tables.pairs)
-        free(self._tables.blocks)
+        free(self._tables.classes.blocks)
 
     def count(self, str text not None):
         """How many tokens the text has."""
@@ -244,23 +229,24 @@ cdef class TokenCounter:
         cdef int64_t tokens = 0
         while p < end:
             piece = p
-            p = _cut_o200k(t, p, end) if self._o200k else _cut_cl100k(t, p, end)
+            p = cut_o200k(&t.classes, p, end) if self._o200k else cut_cl100k(&t.classes, p, end)
             tokens += _count_piece(t, caches.short_pieces, caches.long_pieces, piece, <uint64_t>(p - piece), end)
         return tokens
 
-    cdef int _fill_classes(self, bytes classes) except -1:
-        cdef const uint8_t *given = <const uint8_t *>PyBytes_AS_STRING(classes)
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(classes) - 0x1100
+    cdef int _fill_classes(self, bytes table) except -1:
+        cdef const uint8_t *given = <const uint8_t *>PyBytes_AS_STRING(table)
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(table) - 0x1100
+        cdef Classes *classes = &self._tables.classes
         cdef int place
-        if size <= 0 or size % 256 or max(classes[:0x1100]) * 256 >= size:
+        if size <= 0 or size % 256 or max(table[:0x1100]) * 256 >= size:
             raise ValueError("not a table of classes")
-        self._tables.blocks = <uint8_t *>malloc(size)
-        if self._tables.blocks == NULL:
+        classes.blocks = <uint8_t *>malloc(size)
+        if classes.blocks == NULL:
             raise MemoryError
-        memcpy(self._tables.index, given, 0x1100)
-        memcpy(self._tables.blocks, given + 0x1100, size)
+        memcpy(classes.index, given, 0x1100)
+        memcpy(classes.blocks, given + 0x1100, size)
         for place in range(256):
-            self._tables.ascii[place] = self._tables.blocks[(<uint32_t>self._tables.index[0] << 8) | place]
+            classes.ascii[place] = classes.blocks[(<uint32_t>classes.index[0] << 8) | place]
         return 0
 
     cdef int _fill_tokens(self, bytes vocabulary) except -1:
@@ -577,189 +563,3 @@ cdef int64_t _count_prefixes(const Tables *t, const uint8_t *p, const uint8_t *e
                 break
             length -= 1
     return counts[size % (2 * LONGEST)]
-
-
-# --- the scanner: where a piece that begins here ends ---
-
-
-cdef inline uint32_t _class(const Tables *t, const uint8_t *p, const uint8_t *end, uint32_t *width) noexcept nogil:
-    cdef uint32_t lead, point
-    if p >= end:
-        width[0] = 0
-        return END
-    lead = p[0]
-    if LIKELY(lead < 0x80):
-        width[0] = 1
-        return t.ascii[lead]
-    if lead < 0xE0:
-        width[0] = 2
-        point = ((lead & 0x1F) << 6) | (p[1] & 0x3F)
-    elif lead < 0xF0:
-        width[0] = 3
-        point = ((lead & 0x0F) << 12) | ((p[1] & 0x3F) << 6) | (p[2] & 0x3F)
-    else:
-        width[0] = 4
-        point = ((lead & 0x07) << 18) | ((p[1] & 0x3F) << 12) | ((p[2] & 0x3F) << 6) | (p[3] & 0x3F)
-    return t.blocks[(<uint32_t>t.index[point >> 8] << 8) | (point & 0xFF)]
-
-
-cdef inline const uint8_t *_after_suffix(const uint8_t *p, const uint8_t *end) noexcept nogil:
-    """After 's 't 're 've 'm 'll 'd in any case, also with U+017F for the s; `p` where there is none."""
-    cdef uint32_t a, b
-    if p >= end or p[0] != 39 or end - p < 2:
-        return p
-    a = p[1] | 0x20
-    if a == 115 or a == 116 or a == 109 or a == 100:  # s t m d; no sign or control becomes one of them by | 0x20
-        if p[1] >= 65:
-            return p + 2
-    if end - p < 3:
-        return p
-    if p[1] == 0xC5 and p[2] == 0xBF:
-        return p + 3
-    b = p[2] | 0x20
-    if p[1] >= 65 and p[2] >= 65:
-        if (a == 114 and b == 101) or (a == 118 and b == 101) or (a == 108 and b == 108):  # re ve ll
-            return p + 3
-    return p
-
-
-cdef inline const uint8_t *_after_number(const Tables *t, const uint8_t *p, const uint8_t *end) noexcept nogil:
-    cdef uint32_t width, digits = 0
-    while digits < 3 and _class(t, p, end, &width) == NUMBER:
-        p += width
-        digits += 1
-    return p
-
-
-cdef inline const uint8_t *_after_signs(
-    const Tables *t, const uint8_t *p, const uint8_t *end, bint slash
-) noexcept nogil:
-    """After all of [^\\s\\p{L}\\p{N}] and then [\\r\\n] or [\\r\\n/]."""
-    cdef uint32_t kind, width
-    while True:
-        kind = _class(t, p, end, &width)
-        if kind != OTHER and kind != MARK:
-            break
-        p += width
-    while p < end and (p[0] == 10 or p[0] == 13 or (slash and p[0] == 47)):
-        p += 1
-    return p
-
-
-cdef inline const uint8_t *_after_space(
-    const Tables *t, const uint8_t *p, const uint8_t *end, bint whole_at_end
-) noexcept nogil:
-    """After a run of white space: up to its last newline, or without its last character where more text follows.
-
-    With `whole_at_end` a run that ends the text is taken whole, newlines or not.
-    """
-    cdef const uint8_t *here = p
-    cdef const uint8_t *newline = NULL
-    cdef const uint8_t *last = p
-    cdef uint32_t kind, width
-    while True:
-        kind = _class(t, here, end, &width)
-        if kind == SPACE:
-            last = here
-            here += width
-        elif kind == NEWLINE:
-            last = here
-            here += width
-            newline = here
-        else:
-            break
-    if whole_at_end and here == end:
-        return end
-    if newline != NULL:
-        return newline
-    if here < end and last > p:
-        return last
-    return here
-
-
-cdef inline const uint8_t *_after_word(
-    const Tables *t, const uint8_t *p, const uint8_t *end, bint capitals
-) noexcept nogil:
-    """After [Lu Lt Lm Lo M]*[Ll Lm Lo M]+, or, with `capitals`, failing that after [Lu Lt Lm Lo M]+; NULL for neither.
-
-    Without a small letter the first ends after the last character that is in both of its sets.
-    """
-    cdef const uint8_t *in_both = NULL
-    cdef const uint8_t *start = p
-    cdef uint32_t kind, width
-    while True:
-        kind = _class(t, p, end, &width)
-        if kind == UPPER:
-            p += width
-        elif kind == LETTER or kind == MARK:
-            p += width
-            in_both = p
-        else:
-            break
-    if kind == LOWER:
-        while True:
-            p += width
-            while p < end and 97 <= p[0] <= 122:
-                p += 1
-            kind = _class(t, p, end, &width)
-            if kind != LOWER and kind != LETTER and kind != MARK:
-                return p
-    if in_both != NULL:
-        return in_both
-    return p if capitals and p > start else NULL
-
-
-cdef const uint8_t *_cut_o200k(const Tables *t, const uint8_t *p, const uint8_t *end) noexcept nogil:
-    cdef uint32_t kind, width, next_kind, next_width
-    cdef const uint8_t *after = NULL
-    kind = _class(t, p, end, &width)
-    if kind == UPPER or kind == LOWER or kind == LETTER:
-        return _after_suffix(_after_word(t, p, end, True), end)
-    if kind == NUMBER:
-        return _after_number(t, p, end)
-    if kind == NEWLINE:
-        return _after_space(t, p, end, False)
-    next_kind = _class(t, p + width, end, &next_width)
-    if UPPER <= next_kind <= MARK:  # any character may lead a word
-        after = _after_word(t, p + width, end, False)
-        if after == NULL and kind == MARK:  # ... unless the word needs it as its last
-            after = _after_word(t, p, end, False)
-        if after == NULL:
-            after = _after_word(t, p + width, end, True)
-        return _after_suffix(after, end)
-    if kind == MARK:
-        return _after_suffix(p + width, end)
-    if kind == OTHER or (p[0] == 32 and next_kind == OTHER):
-        return _after_signs(t, p + width, end, True)
-    return _after_space(t, p, end, False)
-
-
-cdef inline const uint8_t *_after_letters(const Tables *t, const uint8_t *p, const uint8_t *end) noexcept nogil:
-    cdef uint32_t kind, width
-    while True:
-        while p < end and 97 <= p[0] <= 122:
-            p += 1
-        kind = _class(t, p, end, &width)
-        if not UPPER <= kind <= LETTER:
-            return p
-        p += width
-
-
-cdef const uint8_t *_cut_cl100k(const Tables *t, const uint8_t *p, const uint8_t *end) noexcept nogil:
-    cdef uint32_t kind, width, next_kind, next_width
-    cdef const uint8_t *after = _after_suffix(p, end)
-    if after > p:
-        return after
-    kind = _class(t, p, end, &width)
-    if UPPER <= kind <= LETTER:
-        return _after_letters(t, p, end)
-    if kind == NUMBER:
-        return _after_number(t, p, end)
-    if kind == NEWLINE:
-        return _after_space(t, p, end, True)
-    next_kind = _class(t, p + width, end, &next_width)
-    if UPPER <= next_kind <= LETTER:
-        return _after_letters(t, p + width, end)
-    if kind == OTHER or kind == MARK or (p[0] == 32 and (next_kind == OTHER or next_kind == MARK)):
-        return _after_signs(t, p + width, end, False)
-    return _after_space(t, p, end, True)
