@@ -264,6 +264,71 @@ async def test_trio_has_its_turn_while_the_reactor_waits():
         await trio.sleep(0.01)  # and without it
 
 
+class Wakes:
+    """Trio's way to end its own wait, counted."""
+
+    def __init__(self, trios) -> None:
+        self._trios = trios
+        self.count = 0
+
+    def wakeup_thread_and_signal_safe(self) -> None:
+        self.count += 1
+        self._trios.wakeup_thread_and_signal_safe()
+
+    def drain(self) -> None:
+        self._trios.drain()
+
+
+async def test_a_task_is_woken_without_a_write_to_trio():
+    """Trio's wait is not ended from outside when the reactor woke a task, and afterwards Trio has its own epoll."""
+    io_manager = trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager
+    trios, wakeup = io_manager._epoll, io_manager._force_wakeup
+    wakes = Wakes(wakeup)
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            await trio.testing.wait_all_tasks_blocked()
+            assert io_manager._epoll is not trios
+            caller, near = await _pair()
+            channel = reactor.add(near.socket)
+            async with caller:
+                io_manager._force_wakeup = wakes
+                try:
+                    for _ in range(5):
+                        os.write(caller.socket.fileno(), b"hello")
+                        await channel.receive_ready()
+                        assert channel.take() == b"hello"
+                finally:
+                    io_manager._force_wakeup = wakeup
+            channel.close()
+        assert io_manager._epoll is trios
+    assert wakes.count == 0
+
+
+async def test_a_defect_leaves_trio_as_it_was():
+    """A reactor that ended by one has given its place back: Trio waits by its own epoll."""
+    from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
+
+    io_manager = trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager
+    trios = io_manager._epoll
+    provider, near = await _pair()
+
+    def gone() -> None:
+        raise ZeroDivisionError
+
+    with trio.fail_after(10):
+        async with provider:
+            with pytest.raises(ExceptionGroup):
+                async with trio.open_nursery() as nursery:
+                    reactor = Reactor()
+                    nursery.start_soon(reactor.run)
+                    reactor.add(near.socket).on_gone = gone
+                    await provider.send_eof()
+                    await trio.sleep_forever()
+        assert io_manager._epoll is trios
+        await trio.lowlevel.wait_readable(near.socket)
+    near.socket.close()
+
+
 async def test_two_reactors_in_one_run():
     """Only one waits in Trio's place; the sockets of both are served, and the other's when that one has ended."""
     from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported

@@ -14,7 +14,7 @@ cdef class Reactor:
     cdef dict _channels
     cdef list _heap
     cdef bint _as_task
-    cdef object _trio  # what runs it; None while a task of its waits
+    cdef object _trios_poll  # of Trio's own epoll; None while a task of Trio's waits
     cdef int _trio_fd
     cdef bint _trio_has_something
     cdef object _scope
@@ -23,9 +23,9 @@ cdef class Reactor:
     cdef readonly int64_t wakes
     cdef readonly int64_t events
 
-    cdef int _watch_trio(self, int fd) except -1
-    cdef bint _is_last(self) except -1
-    cdef int _wait(self, double timeout_s) except -1
+    cdef int _watch_trio(self, trios) except -1
+    cdef object _wait(self, double timeout_s, int max_events)
+    cdef object _fail(self, error)
     cdef int _poll(self, int wait_ms) except -1
     cdef int _arm(self, Channel channel, uint32_t mask) except -1
     cdef int _forget(self, Channel channel) except -1

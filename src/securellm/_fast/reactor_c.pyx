@@ -15,11 +15,11 @@ decide; what needs no decision is done on the spot: reading ahead, writing what 
 - TLS is an SSLObject with its two BIOs, whose handshake was made elsewhere. Reading stops when the BIO is empty: the
   exception that says so costs more than the decryption.
 
-As an instrument, the reactor is called when Trio is about to wait, and waits itself: its epoll has Trio's in it. A
-chunk that is passed on then costs no turn of Trio's loop, which would be several times the chunk, and a request no turn
-of a task that watches sockets. It gives way when Trio has anything to do, when a task was woken, and when Trio would
-have stopped waiting; Trio's own wait is then made to end at once. Trio's epoll is private to it: where it is not found,
-and where another reactor has that place, a task of Trio's waits for the sockets.
+While it runs, Trio waits by it (`Place`): its epoll has Trio's in it. A chunk that is passed on then costs no turn of
+Trio's loop, which would be several times the chunk, and a request no turn of a task that watches sockets. It gives way
+when Trio has anything to do, when a task was woken, and when the time is over that Trio would have waited. Trio's epoll
+is private to it: where it is not found, and where another reactor has that place, a task of Trio's waits for the
+sockets.
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.
@@ -30,6 +30,7 @@ extensions each of these calls would go through a table of the other's, and thei
 
 import errno as _errno
 import math
+import select as _select
 import socket as _socket
 import ssl
 import struct
@@ -160,72 +161,61 @@ cdef class Reactor:
 
     async def run(self):
         """Serve until cancelled. What goes wrong in here is raised."""
-        self._trio = None if self._as_task else _trio_to_stand_in_for()
-        if self._trio is None:
+        io_manager = None if self._as_task else _io_manager_with_a_place()
+        if io_manager is None:
             while True:
                 await _wait_readable(self._epoll)
                 if self._poll(0) > MANY:
                     self._poll(0)
-        self._watch_trio(self._trio.io_manager._epoll.fileno())
-        trio.lowlevel.add_instrument(self)
+        trios = io_manager._epoll
+        self._watch_trio(trios)
+        place = io_manager._epoll = Place(self, trios)
         try:
             with trio.CancelScope() as self._scope:
                 await trio.sleep_forever()
             if self._failure is not None:
                 raise self._failure
         finally:
-            trio.lowlevel.remove_instrument(self)
+            if io_manager._epoll is place:
+                io_manager._epoll = trios
             epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._trio_fd, NULL)
-            self._trio = None
+            self._trios_poll = None
 
-    cdef int _watch_trio(self, int fd) except -1:
+    cdef int _watch_trio(self, trios) except -1:
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.ptr = <void *>self
-        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        self._trio_fd = trios.fileno()
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._trio_fd, &event) < 0:
             raise OSError(errno, "Trio's epoll cannot be watched")
-        self._trio_fd = fd
+        self._trios_poll = trios.poll
         return 0
 
-    def before_io_wait(self, double timeout_s):
-        """Trio is about to wait for so long, or only to look: do so in its place."""
-        try:
-            if self._is_last():
-                self._wait(timeout_s)
-            else:  # others want to hear of the end of a turn before the waiting, as the audit log does
-                trio.lowlevel.remove_instrument(self)
-                trio.lowlevel.add_instrument(self)
-                self._trio.io_manager.force_wakeup()
-        except BaseException as error:  # Trio would drop the instrument and go on
-            self._failure = error
-            self._scope.cancel()
-            self._trio.io_manager.force_wakeup()
-
-    cdef bint _is_last(self) except -1:
-        """Whether no instrument is called behind this one."""
-        for instrument in reversed(self._trio.instruments["before_io_wait"]):
-            return instrument is self
-
-    cdef int _wait(self, double timeout_s) except -1:
+    cdef object _wait(self, double timeout_s, int max_events):
+        """What Trio has to process; false when nothing happened for so long, as idleness is told (in tests) by that."""
         cdef int64_t woken = self.woken
-        cdef double end_s = _now_s() + timeout_s
         cdef int wait_ms = <int>ceil(timeout_s * 1000)
-        self._trio_has_something = False
+        cdef double end_s = _now_s() + self._offset_s + timeout_s if wait_ms else 0.0
         while True:
+            self._trio_has_something = False
             if self._poll(wait_ms) > MANY and self.woken != woken:
                 self._poll(0)
-            if wait_ms == 0 or self._trio_has_something:
-                return 0  # Trio's own look will end at once
+            if self._trio_has_something:
+                events = self._trios_poll(0, max_events)
+                if events:
+                    return events
             if self.woken != woken:
-                break
-            timeout_s = end_s - _now_s()
-            if timeout_s <= 0:
-                if self._trio.waiting_for_idle or self._trio.clock_autojump_threshold < FOREVER:
-                    return 0  # it has to see for itself that nothing happens (in tests)
-                break
+                return _WOKEN
+            timeout_s = end_s - self._polled_s
+            if wait_ms == 0 or timeout_s <= 0:
+                return []
             wait_ms = <int>ceil(timeout_s * 1000)
-        self._trio.io_manager.force_wakeup()  # it would wait for the whole of its time now
-        return 0
+
+    cdef object _fail(self, error):
+        """What was raised in Trio's place would leave its loop a ruin; so `run` raises it."""
+        self._failure = error
+        self._scope.cancel()
+        return _WOKEN
 
     cdef int _poll(self, int wait_ms) except -1:
         """Do everything that can be done once there is anything, or the time has passed; returns how much there was."""
@@ -457,17 +447,55 @@ cdef class Sleep:
 cdef Sleep _AWAKE = Sleep.__new__(Sleep)  # for who need not wait
 
 
-cdef object _trio_to_stand_in_for():
-    """What runs Trio here; None where it is not as we know it, or where another reactor stands in for it."""
+cdef class Place:
+    """What Trio has for its epoll while a reactor waits for it."""
+
+    cdef Reactor _reactor
+    cdef readonly object register
+    cdef readonly object modify
+    cdef readonly object unregister
+    cdef readonly object fileno
+    cdef readonly object close
+
+    def __init__(self, Reactor reactor not None, trios):
+        self._reactor = reactor
+        self.register = trios.register
+        self.modify = trios.modify
+        self.unregister = trios.unregister
+        self.fileno = trios.fileno
+        self.close = trios.close
+
+    def poll(self, double timeout_s, int max_events):
+        """As the epoll's, or what is no event and not false: that the time is not over, and tasks are to be run."""
+        try:
+            return self._reactor._wait(timeout_s, max_events)
+        except BaseException as error:
+            return self._reactor._fail(error)
+
+
+cdef class Woken:
+    """No events, for who asks whether there were any by whether this is true."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+cdef Woken _WOKEN = Woken.__new__(Woken)
+
+
+cdef object _io_manager_with_a_place():
+    """What waits for sockets in this run of Trio; None where it is not as we know it, or has a reactor already."""
     try:
         runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
-        runner.io_manager._epoll.fileno()
-        runner.io_manager.force_wakeup
-        runner.waiting_for_idle, runner.clock_autojump_threshold
-        instruments = runner.instruments.get("before_io_wait", ())
+        io_manager = runner.io_manager
+        # As the guest of another loop, Trio waits in another thread.
+        known = type(io_manager._epoll) is _select.epoll and not runner.is_guest
     except AttributeError:
         return None
-    return None if any(isinstance(instrument, Reactor) for instrument in instruments) else runner
+    return io_manager if known else None
 
 
 cdef class PlainFeed:
