@@ -40,15 +40,17 @@ import trio
 from securellm.errors import SecureLLMError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close as c_close
 from posix.unistd cimport read as c_read
 
-from securellm._fast.http1_c cimport write_chunk_size
+from securellm._fast.http1_c cimport ChunkedDecoder, write_chunk_size
 from securellm._fast.plain_events cimport Said
 from securellm._fast.sse_c cimport StreamScanner
 
@@ -89,6 +91,8 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 DEF READ_BYTES = 65536
 DEF REQUEST_BYTES = 131072  # of a caller's: a prompt of 100 KB is one read then, and comes with its head
+DEF FRONT_BYTES = 32  # a chunk's head is put there
+DEF BACK_BYTES = 2  # and its end
 DEF MAX_EVENTS = 256
 DEF STALL_SLICE_BYTES = 65536
 DEF TLS_SLICE_BYTES = 65536
@@ -102,8 +106,6 @@ cdef enum Waits:
     ROOM
 
 cdef double FOREVER = math.inf
-cdef char _buffer[REQUEST_BYTES]
-cdef char _frame[READ_BYTES + 64]
 cdef bytes _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 cdef object _reschedule = trio.lowlevel.reschedule
 cdef object _current_task = trio.lowlevel.current_task
@@ -125,6 +127,10 @@ cdef class Reactor:
 
     def __cinit__(self):
         self._epoll = self._timer = -1
+        self._room = <char *>malloc(FRONT_BYTES + REQUEST_BYTES + BACK_BYTES)
+        if self._room == NULL:
+            raise MemoryError
+        self._room += FRONT_BYTES
 
     def __init__(self, *, bint as_task=False):
         cdef epoll_event event
@@ -147,6 +153,8 @@ cdef class Reactor:
             c_close(self._epoll)
         if self._timer >= 0:
             c_close(self._timer)
+        if self._room != NULL:
+            free(self._room - FRONT_BYTES)
 
     def __repr__(self):
         held = f"channels={len(self._channels)} timers={len(self._heap)}"
@@ -240,26 +248,27 @@ cdef class Reactor:
         self.wakes += 1
         self.events += count
         self._polled_s = _now_s() + self._offset_s
-        # References first: what one channel does may close another.
-        batch = []
-        for index in range(count):
+        for index in range(count):  # references first: what one channel does may close another
             if events[index].data.ptr == NULL:
                 timer = True
-                batch.append(None)
             elif events[index].data.ptr == <void *>self:
                 self._trio_has_something = True
-                batch.append(None)
             else:
-                batch.append(<Channel>events[index].data.ptr)
-        for index in range(count):
-            if batch[index] is None:
-                continue
-            channel = <Channel>batch[index]
-            happened = events[index].events
-            if happened & EPOLLOUT and not channel.closed:
-                channel._flush()
-            if happened & ~EPOLLOUT and not channel.closed:
-                channel._read(happened)
+                Py_INCREF(<Channel>events[index].data.ptr)
+        try:
+            for index in range(count):
+                if events[index].data.ptr == NULL or events[index].data.ptr == <void *>self:
+                    continue
+                channel = <Channel>events[index].data.ptr
+                happened = events[index].events
+                if happened & EPOLLOUT and not channel.closed:
+                    channel._flush()
+                if happened & ~EPOLLOUT and not channel.closed:
+                    channel._read(happened)
+        finally:
+            for index in range(count):
+                if events[index].data.ptr != NULL and events[index].data.ptr != <void *>self:
+                    Py_DECREF(<Channel>events[index].data.ptr)
         if timer:
             self._fire()
         return count
@@ -513,24 +522,26 @@ cdef class PlainFeed:
         self._most_output_bytes = upstream.most_output_bytes
 
     def __call__(self, bytes data not None, double now_s):
-        return self.take(data, now_s)
+        if self.passes(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), now_s):
+            return data
+        return self._upstream.feed(data, now_s)
 
-    cdef bytes take(self, bytes data, double now_s):
+    cdef bint passes(self, const char *data, Py_ssize_t size, double now_s) except -1:
         cdef Said said
         cdef long long output_bytes
-        if not self._scanner.passes(data, &said) or said.sequence_number >= 0:
-            return self._upstream.feed(data, now_s)
+        if not self._scanner.passes(data, size, &said) or said.sequence_number >= 0:
+            return False
         if said.semantic_events:
             output_bytes = <long long>self._meter.output_bytes + said.output_bytes
             if output_bytes > self._most_output_bytes:
-                return self._upstream.feed(data, now_s)  # which refuses it
+                return False  # `feed` refuses it
             self._meter.output_bytes = output_bytes
             self._meter.semantic_events += said.semantic_events
             self._upstream.idle_deadline_s = now_s + self._idle_s
         elif said.output_bytes:
-            return self._upstream.feed(data, now_s)
-        self._permit.bytes_out += PyBytes_GET_SIZE(data)
-        return data
+            return False
+        self._permit.bytes_out += size
+        return True
 
 
 cdef class Channel:
@@ -593,7 +604,7 @@ cdef class Channel:
     def _abort(self, raise_cancel):
         self._task = None
         self._waits = NOTHING
-        self._feed = None
+        self._feed = self._plain = None
         return _SUCCEEDED
 
     def wake(self):
@@ -611,14 +622,17 @@ cdef class Channel:
 
     cdef int _read(self, uint32_t happened) except -1:
         cdef ssize_t count = -2
+        cdef char *data = self._reactor._room
         if self._mask & EPOLLIN:
-            count = recv(self.fd, _buffer, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
+            count = recv(self.fd, data, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
         if count > 0:
             self.received_bytes += count
-            if self._tls is None:
-                self._deliver(PyBytes_FromStringAndSize(_buffer, count))
+            if self._tls is not None:
+                self._read_tls(PyBytes_FromStringAndSize(data, count))
+            elif self._feed is not None:
+                self._relay(data, count)
             else:
-                self._read_tls(PyBytes_FromStringAndSize(_buffer, count))
+                self._deliver(PyBytes_FromStringAndSize(data, count))
         elif count == 0:
             return self._end(False)
         elif count == -1 and errno != EAGAIN and errno != EINTR:
@@ -649,7 +663,7 @@ cdef class Channel:
 
     cdef int _deliver(self, bytes data) except -1:
         if self._feed is not None:
-            return self._relay(data)
+            return self._relay_elsewhere_read(data)
         self._inbox = self._inbox + data if self._inbox else data
         if self._waits == INPUT:
             self._wake()  # and what is there is taken at once
@@ -715,37 +729,41 @@ cdef class Channel:
         else:
             self._enqueue(second, count - size)
 
-    def write_chunk(self, bytes data not None):
-        """Send as one chunk of a chunked body."""
-        if data:
-            self._send_frame(data)
-
     async def drain(self):
         """Wait until everything is sent, or the far side is gone."""
         while self.queued_bytes and not self.eof and not self.closed:
             await self._sleep(ROOM)
 
-    cdef int _send_frame(self, bytes data) except -1:
+    cdef int _send_chunk(self, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef int head
+        cdef char *room = self._reactor._room
+        if size > REQUEST_BYTES:
+            self.write(b"%x\r\n" % size + data + b"\r\n")
+            return 0
+        memcpy(room, PyBytes_AS_STRING(data), size)
+        return self._send_in_place(room, size)
+
+    cdef int _send_in_place(self, char *data, Py_ssize_t size) except -1:
+        """Send as one chunk what stands in the reactor's room; what is around it there is lost."""
+        cdef char head[18]
+        cdef int head_size = write_chunk_size(head, size)
         cdef ssize_t count
         if self.eof or self.closed:
             return 0
-        if size > READ_BYTES or self._queue or self._tls is not None:
-            self.write(b"%x\r\n" % size + data + b"\r\n")
+        memcpy(data + size, b"\r\n", 2)
+        data -= head_size
+        memcpy(data, head, head_size)
+        size += head_size + 2
+        if self._queue or self._tls is not None:
+            self.write(PyBytes_FromStringAndSize(data, size))
             return 0
-        head = write_chunk_size(_frame, size)
-        memcpy(_frame + head, PyBytes_AS_STRING(data), size)
-        _frame[head + size] = b"\r"
-        _frame[head + size + 1] = b"\n"
-        size += head + 2
-        count = send(self.fd, _frame, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        count = send(self.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         if count < 0:
             if errno != EAGAIN and errno != EINTR:
                 return self._end(True)
             count = 0
         if count < size:
-            self._enqueue(PyBytes_FromStringAndSize(_frame + count, size - count), 0)
+            self._enqueue(PyBytes_FromStringAndSize(data + count, size - count), 0)
         return 0
 
     cdef int _enqueue(self, bytes data, Py_ssize_t offset) except -1:
@@ -861,53 +879,80 @@ cdef class Channel:
         if self.eof or self.expired or self.closed or decoder.done:
             return
         self._decoder = decoder
-        self._feed = feed
+        self._chunks = decoder if type(decoder) is ChunkedDecoder else None
+        self._plain = feed if type(feed) is PlainFeed else None
+        self._feed = feed if self._plain is None else self._plain._upstream.feed
         self._target = target
         target._source = self
         try:
             if data:
                 self._inbox = b""
                 self._reactor._polled_s = self._reactor.now_s()
-                self._relay(data)
+                self._relay_elsewhere_read(data)
             if self._feed is None:
                 return
             self._reactor._arm(self, self._mask & ~EPOLLIN if target.queued_bytes else self._mask | EPOLLIN)
             await self._sleep(INPUT)
         finally:
             failure, self._failure = self._failure, None
-            self._feed = self._decoder = self._target = None
+            self._feed = self._plain = self._decoder = self._chunks = self._target = None
             target._source = None
             self._reactor._arm(self, self._mask | EPOLLIN)
             if failure is not None:
                 raise failure
 
-    cdef int _relay(self, bytes data) except -1:
-        cdef Py_ssize_t end
+    cdef int _relay_elsewhere_read(self, bytes data) except -1:
+        """As `_relay`, in parts that have room."""
+        cdef Py_ssize_t at = 0, length
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        while at < size and self._feed is not None:
+            length = min(size - at, READ_BYTES)
+            memcpy(self._reactor._room, PyBytes_AS_STRING(data) + at, length)
+            at += length
+            self._relay(self._reactor._room, length)
+        if at < size:
+            self._inbox += data[at:]
+        return 0
+
+    cdef int _relay(self, char *data, Py_ssize_t length) except -1:
+        """Pass on what stands in the reactor's room, from where it stands if nothing but its framing has to change."""
+        cdef Py_ssize_t taken
+        cdef Py_ssize_t size = 0
+        cdef char *body = NULL
+        cdef bytes payload = None
         try:
-            payload, end = self._decoder.feed(data)
+            if self._chunks is not None:
+                taken = self._chunks.feed_in_place(data, length, &body, &size)
+            else:
+                payload, taken = self._decoder.feed(PyBytes_FromStringAndSize(data, length))
+                body, size = PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
         except SecureLLMError as error:
             self._failure = error
-            self._feed = None
-            return self._wake()
-        if end < size:
-            self._inbox = data[end:]  # behind the end of the body
-        if payload:
-            if type(self._feed) is PlainFeed:
-                data = (<PlainFeed>self._feed).take(payload, self._reactor._polled_s)
+            return self._stop_relaying()
+        if taken < length:
+            self._inbox = PyBytes_FromStringAndSize(data + taken, length - taken)  # behind the end of the body
+        if size:
+            if self._plain is None or not self._plain.passes(body, size, self._reactor._polled_s):
+                if payload is None:
+                    payload = PyBytes_FromStringAndSize(body, size)
+                payload = self._feed(payload, self._reactor._polled_s)
+                if payload is None:
+                    return self._stop_relaying()
+                if payload:
+                    self._target._send_chunk(payload)
+            elif payload is None:
+                self._target._send_in_place(body, size)
             else:
-                data = self._feed(payload, self._reactor._polled_s)
-            if data is None:
-                self._feed = None
-                return self._wake()
-            if data:
-                self._target._send_frame(data)
-                if self._target.queued_bytes:
-                    self._reactor._arm(self, self._mask & ~EPOLLIN)
-        if self._decoder.done:
-            self._feed = None
-            self._wake()
+                self._target._send_chunk(payload)
+            if self._target.queued_bytes:
+                self._reactor._arm(self, self._mask & ~EPOLLIN)
+        if self._chunks.is_done() if self._chunks is not None else self._decoder.done:
+            self._stop_relaying()
         return 0
+
+    cdef int _stop_relaying(self) except -1:
+        self._feed = self._plain = None
+        return self._wake()
 
     # deadlines and the end
 
