@@ -1,6 +1,10 @@
 """The reactor on real sockets: what it relays without a task, where it stops, and what it does when time passes."""
 
+import gzip
+import itertools
+import math
 import os
+import random
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -10,8 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from securellm._fast import http1
+from securellm._fast import http1, sse
 from securellm.errors import UpstreamInvalid
+from securellm.express.bodies import EncodedBody, LengthBody, UnboundedBody
 
 pytestmark = pytest.mark.compiled
 
@@ -74,6 +79,146 @@ async def test_a_relay_needs_no_task_in_the_middle(as_task: bool):
                     assert await _read(caller, 8) == _chunk(word.upper())
                 await provider.send_all(_chunk(b"end"))
             assert fed == [b"one", b"two", b"end"]
+            source.close()
+            target.close()
+
+
+class Counts:
+    """What a PlainFeed counts in: the upstream, its meter and its permit in one."""
+
+    idle_s, most_output_bytes = 1.0, math.inf
+    idle_deadline_s = 0.0
+    output_bytes = semantic_events = bytes_out = 0
+
+    def __init__(self) -> None:
+        self.meter = self.permit = self
+        self.fed: list[bytes] = []
+        self.scanner = sse.StreamScanner("openai")
+        self.feed(b"data: {}\n\n", 0.0)
+        self.fed.clear()
+
+    def see(self, event: sse.SSEEvent) -> int:
+        return 0
+
+    def count(self, semantic_events: int, output_bytes: int, sequence_number: int) -> None:
+        self.semantic_events += semantic_events
+        self.output_bytes += output_bytes
+
+    def feed(self, data: bytes, now_s: float) -> bytes | None:
+        self.fed.append(data)
+        relayed = self.scanner.feed(self, data)
+        return relayed.data
+
+
+def _event(text: bytes) -> bytes:
+    return b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % text
+
+
+async def _relay_pieces(pieces: list[bytes], decoder, feed) -> tuple[list[bytes], bytes]:
+    """What the caller reads for each piece that the provider sends, and what of the last was left unread."""
+    read: list[bytes] = []
+    with trio.fail_after(20):
+        async with _reactor() as reactor:
+            provider, near = await _pair()
+            caller, far = await _pair()
+            source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+            async with provider, caller, trio.open_nursery() as nursery:
+                nursery.start_soon(source.relay, target, decoder, feed)
+                await trio.testing.wait_all_tasks_blocked()
+                for piece in pieces:
+                    received = source.received_bytes
+                    await provider.send_all(piece)
+                    while source.received_bytes - received < len(piece):
+                        await trio.sleep(0)
+                    await trio.testing.wait_all_tasks_blocked()
+                    read.append(b"")
+                    with suppress(BlockingIOError):
+                        read[-1] = os.read(caller.socket.fileno(), 1_000_000)
+                nursery.cancel_scope.cancel()
+            unread = source.unread
+            source.close()
+            target.close()
+    return read, unread
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_a_chunk_is_what_one_read_held(seed: int):
+    """However the provider frames its events and wherever its bytes are cut: what one read held becomes one chunk."""
+    from securellm._fast.reactor_c import PlainFeed  # without the extensions it cannot be imported
+
+    chance = random.Random(seed)
+    stream = framed = b""
+    for number in range(30):
+        event = _event(b"%d " % number * chance.choice([1, 5, 500]))
+        stream += event
+        cut = chance.choice([len(event), len(event), 1, 40])
+        for part in (event[:cut], event[cut:]):
+            if part:
+                size = chance.choice([b"%x", b"%X", b"%08x", b"%x;ext=1"]) % len(part)
+                framed += size + b"\r\n" + part + b"\r\n"
+    framed += b"0\r\ntrailer: x\r\n\r\n"
+    places = sorted(chance.randrange(len(framed)) for _ in range(chance.choice([3, 20, 60])))
+    pieces = [framed[a:b] for a, b in itertools.pairwise([0, *places, len(framed)]) if a < b]
+    pieces[-1] += b"more"
+    counts, twin = Counts(), Counts()
+    decoder = http1.ChunkedDecoder(request=False)
+    expected = []
+    for piece in pieces:
+        payload, _ = decoder.feed(piece)
+        data = PlainFeed(twin.scanner, twin)(payload, 0.0) if payload else b""
+        expected.append(_chunk(data) if data else b"")
+    read, unread = await _relay_pieces(pieces, http1.ChunkedDecoder(request=False), PlainFeed(counts.scanner, counts))
+    assert read == expected
+    assert unread == b"more"
+    assert counts.fed == twin.fed
+    assert (counts.semantic_events, counts.output_bytes) == (twin.semantic_events, twin.output_bytes)
+
+
+@pytest.mark.parametrize("feed_plainly", [False, True], ids=["feed", "plain"])
+async def test_a_body_without_chunks_becomes_chunks(feed_plainly: bool):
+    """A body with a length, or one that was encoded, is taken out by its own decoder, and passed on all the same."""
+    from securellm._fast.reactor_c import PlainFeed  # without the extensions it cannot be imported
+
+    events = [_event(b"a"), _event(b"b" * 40_000), _event(b"c")]
+    counts = Counts()
+    feed = PlainFeed(counts.scanner, counts) if feed_plainly else counts.feed
+    body = LengthBody(sum(map(len, events)))
+    read, unread = await _relay_pieces([*events[:2], events[2] + b"more"], body, feed)
+    assert read == [_chunk(event) for event in events]
+    assert unread == b"more"
+    assert counts.fed == ([] if feed_plainly else events)
+
+
+async def test_what_decompresses_to_much_is_one_chunk():
+    """A read that becomes more than a read can hold is passed on whole."""
+    much = bytes(range(256)) * 4096
+    body = EncodedBody(UnboundedBody(), [b"gzip"])
+    read, _ = await _relay_pieces([gzip.compress(much)], body, lambda data, now_s: data)
+    assert read[0].startswith(b"%x\r\n" % len(much))
+    assert read[0][8:] == much[: len(read[0]) - 8]
+
+
+async def test_what_was_read_before_is_passed_on_in_parts():
+    """A caller that asks late, so that much was read ahead, gets all of it, and what is behind the end stays unread."""
+    pieces = [_chunk(b"%d," % number * 900) for number in range(40)]
+    with trio.fail_after(20):
+        async with _reactor() as reactor:
+            provider, near = await _pair()
+            caller, far = await _pair()
+            source, target = reactor.add(near.socket), reactor.add(far.socket, caller=True)
+            async with provider, caller:
+                decoder = http1.ChunkedDecoder(request=False)
+                source.give_back(b"".join(pieces) + b"0\r\n\r\nmore")
+                assert len(source.unread) > 65_536
+                await source.relay(target, decoder, lambda data, now_s: data)
+                assert decoder.done
+                assert source.unread == b"more"
+                target.shutdown()
+                got = b""
+                while data := await caller.receive_some():
+                    got += data
+            again = http1.ChunkedDecoder(request=False)
+            assert again.feed(got)[0] == b"".join(b"%d," % number * 900 for number in range(40))
             source.close()
             target.close()
 
@@ -262,6 +407,69 @@ async def test_trio_has_its_turn_while_the_reactor_waits():
                 source.close()
                 target.close()
         await trio.sleep(0.01)  # and without it
+
+
+class Wakes:
+    """Trio's way to end its own wait, counted."""
+
+    def __init__(self, trios) -> None:
+        self._trios = trios
+        self.count = 0
+
+    def wakeup_thread_and_signal_safe(self) -> None:
+        self.count += 1
+        self._trios.wakeup_thread_and_signal_safe()
+
+    def drain(self) -> None:
+        self._trios.drain()
+
+
+async def test_a_task_is_woken_without_a_write_to_trio():
+    """Trio's wait is not ended from outside when the reactor woke a task, and afterwards Trio has its own epoll."""
+    io_manager = trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager
+    trios, wakeup = io_manager._epoll, io_manager._force_wakeup
+    wakes = Wakes(wakeup)
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            await trio.testing.wait_all_tasks_blocked()
+            assert io_manager._epoll is not trios
+            caller, near = await _pair()
+            channel = reactor.add(near.socket)
+            async with caller:
+                io_manager._force_wakeup = wakes
+                try:
+                    for _ in range(5):
+                        os.write(caller.socket.fileno(), b"hello")
+                        await channel.receive_ready()
+                        assert channel.take() == b"hello"
+                finally:
+                    io_manager._force_wakeup = wakeup
+            channel.close()
+        assert io_manager._epoll is trios
+    assert wakes.count == 0
+
+
+async def test_a_defect_leaves_trio_as_it_was():
+    """A reactor that ended by one has given its place back: Trio waits by its own epoll."""
+    from securellm._fast.reactor_c import Reactor  # without the extensions it cannot be imported
+
+    io_manager = trio._core._run.GLOBAL_RUN_CONTEXT.runner.io_manager
+    trios = io_manager._epoll
+    provider, near = await _pair()
+
+    def gone() -> None:
+        raise ZeroDivisionError
+
+    with trio.fail_after(10):
+        async with provider:
+            reactor = Reactor()
+            reactor.add(near.socket).on_gone = gone
+            await provider.send_eof()
+            with pytest.raises(ZeroDivisionError):
+                await reactor.run()
+        assert io_manager._epoll is trios
+        await trio.lowlevel.wait_readable(near.socket)
+    near.socket.close()
 
 
 async def test_two_reactors_in_one_run():

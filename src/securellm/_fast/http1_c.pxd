@@ -100,5 +100,16 @@ cdef Py_ssize_t next_chunk(
 # Write a chunk's size and its line end to `out`, which holds at least 18 bytes; how many bytes that are.
 cdef int write_chunk_size(char *out, Py_ssize_t size) noexcept nogil
 
+
+cdef class ChunkedDecoder:
+    cdef Chunks _chunks
+    cdef bint _request
+
+    cdef bint is_done(self) noexcept
+    cdef object _fault(self, Py_ssize_t reason)
+    # As `feed`, in the memory that holds the bytes: the body's are moved together where its first run stands.
+    cdef Py_ssize_t feed_in_place(self, char *data, Py_ssize_t length, char **body, Py_ssize_t *size) except -1
+
+
 cpdef bytes encode_request(bytes method, bytes target, list headers)
 cpdef bytes encode_response(int status, list headers)

@@ -10,7 +10,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
 from posix.strings cimport strncasecmp
 
 from securellm._fast import http1_py
@@ -190,9 +190,6 @@ cdef class RequestHeads:
 cdef class ChunkedDecoder:
     """Takes the chunks off a body, cut anywhere. Extensions and trailers are bounded, checked and thrown away."""
 
-    cdef Chunks _chunks
-    cdef bint _request
-
     def __init__(self, *, bint request):
         self._request = request
         begin_chunks(&self._chunks)
@@ -203,7 +200,32 @@ cdef class ChunkedDecoder:
     @property
     def done(self):
         """The body is complete."""
+        return self.is_done()
+
+    cdef bint is_done(self) noexcept:
         return self._chunks.state == CHUNKS_DONE
+
+    cdef Py_ssize_t feed_in_place(self, char *data, Py_ssize_t length, char **body, Py_ssize_t *size) except -1:
+        cdef Py_ssize_t at = 0
+        cdef Py_ssize_t taken
+        cdef Py_ssize_t run_length
+        cdef const char *run = NULL
+        body[0] = data
+        size[0] = 0
+        while at < length and self._chunks.state != CHUNKS_DONE:
+            taken = next_chunk(&self._chunks, data + at, length - at, &run, &run_length)
+            if taken < 0:
+                raise self._fault(-taken)
+            if run_length and size[0] == 0:
+                body[0] = <char *>run
+            elif run_length:
+                memmove(body[0] + size[0], run, run_length)
+            size[0] += run_length
+            at += taken
+        return at
+
+    cdef object _fault(self, Py_ssize_t reason):
+        return request_fault(reason, 0) if self._request else response_fault(reason)
 
     def feed(self, bytes data not None, Py_ssize_t start=0):
         """The body's bytes among these, and where it ends, or len(data). Raises BadRequest or UpstreamInvalid."""
@@ -219,7 +241,7 @@ cdef class ChunkedDecoder:
         while at < length and self._chunks.state != CHUNKS_DONE:
             taken = next_chunk(&self._chunks, buffer + at, length - at, &run, &run_length)
             if taken < 0:
-                raise request_fault(-taken, 0) if self._request else response_fault(-taken)
+                raise self._fault(-taken)
             if run_length:
                 memcpy(PyByteArray_AS_STRING(body) + size, run, run_length)
                 size += run_length

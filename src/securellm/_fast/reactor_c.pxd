@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t
 
+from securellm._fast.http1_c cimport ChunkedDecoder
 from securellm._fast.sse_c cimport StreamScanner
 
 
@@ -11,10 +12,11 @@ cdef class Reactor:
     cdef double _offset_s
     cdef double _armed_s
     cdef double _polled_s
+    cdef char *_room  # what was read last: REQUEST_BYTES, with FRONT_BYTES before them and BACK_BYTES behind
     cdef dict _channels
     cdef list _heap
     cdef bint _as_task
-    cdef object _trio  # what runs it; None while a task of its waits
+    cdef object _trios_poll  # of Trio's own epoll; None while a task of Trio's waits
     cdef int _trio_fd
     cdef bint _trio_has_something
     cdef object _scope
@@ -23,9 +25,9 @@ cdef class Reactor:
     cdef readonly int64_t wakes
     cdef readonly int64_t events
 
-    cdef int _watch_trio(self, int fd) except -1
-    cdef bint _is_last(self) except -1
-    cdef int _wait(self, double timeout_s) except -1
+    cdef int _watch_trio(self, trios) except -1
+    cdef object _wait(self, double timeout_s, int max_events)
+    cdef object _fail(self, error)
     cdef int _poll(self, int wait_ms) except -1
     cdef int _arm(self, Channel channel, uint32_t mask) except -1
     cdef int _forget(self, Channel channel) except -1
@@ -45,7 +47,8 @@ cdef class PlainFeed:
     cdef double _idle_s
     cdef double _most_output_bytes
 
-    cdef bytes take(self, bytes data, double now_s)
+    # Whether these bytes are to be passed on as they are, and are counted now; if not, `upstream.feed` must be called.
+    cdef bint passes(self, const char *data, Py_ssize_t size, double now_s) except -1
 
 
 cdef class Channel:
@@ -76,7 +79,9 @@ cdef class Channel:
     cdef Channel _source
     cdef Channel _target
     cdef object _decoder
-    cdef object _feed
+    cdef ChunkedDecoder _chunks  # the same, if it is one
+    cdef object _feed  # None while there is no relay
+    cdef PlainFeed _plain  # to be asked before, if there is one
     cdef object _failure
     cdef double _deadline_s
     cdef double _stall_s
@@ -90,11 +95,14 @@ cdef class Channel:
     cdef int _read(self, uint32_t happened) except -1
     cdef int _read_tls(self, bytes data) except -1
     cdef int _deliver(self, bytes data) except -1
-    cdef int _relay(self, bytes data) except -1
+    cdef int _relay(self, char *data, Py_ssize_t length) except -1
+    cdef int _relay_elsewhere_read(self, bytes data) except -1
+    cdef int _stop_relaying(self) except -1
     cdef int _end(self, bint broken) except -1
     cdef int _wake(self) except -1
     cdef object _sleep(self, int waits)
-    cdef int _send_frame(self, bytes data) except -1
+    cdef int _send_chunk(self, bytes data) except -1
+    cdef int _send_in_place(self, char *data, Py_ssize_t size) except -1
     cdef int _enqueue(self, bytes data, Py_ssize_t offset) except -1
     cdef int _flush(self) except -1
     cdef int _flush_tls(self) except -1

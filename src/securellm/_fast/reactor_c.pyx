@@ -15,11 +15,11 @@ decide; what needs no decision is done on the spot: reading ahead, writing what 
 - TLS is an SSLObject with its two BIOs, whose handshake was made elsewhere. Reading stops when the BIO is empty: the
   exception that says so costs more than the decryption.
 
-As an instrument, the reactor is called when Trio is about to wait, and waits itself: its epoll has Trio's in it. A
-chunk that is passed on then costs no turn of Trio's loop, which would be several times the chunk, and a request no turn
-of a task that watches sockets. It gives way when Trio has anything to do, when a task was woken, and when Trio would
-have stopped waiting; Trio's own wait is then made to end at once. Trio's epoll is private to it: where it is not found,
-and where another reactor has that place, a task of Trio's waits for the sockets.
+While it runs, Trio waits by it (`Place`): its epoll has Trio's in it. A chunk that is passed on then costs no turn of
+Trio's loop, which would be several times the chunk, and a request no turn of a task that watches sockets. It gives way
+when Trio has anything to do, when a task was woken, and when the time is over that Trio would have waited. Trio's epoll
+is private to it: where it is not found, and where another reactor has that place, a task of Trio's waits for the
+sockets.
 
 There is no pure twin: what this does slower is the reference lane. An error in here is a defect; it ends the task that
 runs the reactor, and with it the process.
@@ -30,6 +30,7 @@ extensions each of these calls would go through a table of the other's, and thei
 
 import errno as _errno
 import math
+import select as _select
 import socket as _socket
 import ssl
 import struct
@@ -39,15 +40,17 @@ import trio
 from securellm.errors import SecureLLMError
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport ceil
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, itimerspec, timespec
 from posix.unistd cimport close as c_close
 from posix.unistd cimport read as c_read
 
-from securellm._fast.http1_c cimport write_chunk_size
+from securellm._fast.http1_c cimport ChunkedDecoder, write_chunk_size
 from securellm._fast.plain_events cimport Said
 from securellm._fast.sse_c cimport StreamScanner
 
@@ -88,6 +91,8 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 DEF READ_BYTES = 65536
 DEF REQUEST_BYTES = 131072  # of a caller's: a prompt of 100 KB is one read then, and comes with its head
+DEF FRONT_BYTES = 32  # a chunk's head is put there
+DEF BACK_BYTES = 2  # and its end
 DEF MAX_EVENTS = 256
 DEF STALL_SLICE_BYTES = 65536
 DEF TLS_SLICE_BYTES = 65536
@@ -101,8 +106,6 @@ cdef enum Waits:
     ROOM
 
 cdef double FOREVER = math.inf
-cdef char _buffer[REQUEST_BYTES]
-cdef char _frame[READ_BYTES + 64]
 cdef bytes _RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
 cdef object _reschedule = trio.lowlevel.reschedule
 cdef object _current_task = trio.lowlevel.current_task
@@ -124,6 +127,10 @@ cdef class Reactor:
 
     def __cinit__(self):
         self._epoll = self._timer = -1
+        self._room = <char *>malloc(FRONT_BYTES + REQUEST_BYTES + BACK_BYTES)
+        if self._room == NULL:
+            raise MemoryError
+        self._room += FRONT_BYTES
 
     def __init__(self, *, bint as_task=False):
         cdef epoll_event event
@@ -146,6 +153,8 @@ cdef class Reactor:
             c_close(self._epoll)
         if self._timer >= 0:
             c_close(self._timer)
+        if self._room != NULL:
+            free(self._room - FRONT_BYTES)
 
     def __repr__(self):
         held = f"channels={len(self._channels)} timers={len(self._heap)}"
@@ -160,72 +169,61 @@ cdef class Reactor:
 
     async def run(self):
         """Serve until cancelled. What goes wrong in here is raised."""
-        self._trio = None if self._as_task else _trio_to_stand_in_for()
-        if self._trio is None:
+        io_manager = None if self._as_task else _io_manager_with_a_place()
+        if io_manager is None:
             while True:
                 await _wait_readable(self._epoll)
                 if self._poll(0) > MANY:
                     self._poll(0)
-        self._watch_trio(self._trio.io_manager._epoll.fileno())
-        trio.lowlevel.add_instrument(self)
+        trios = io_manager._epoll
+        self._watch_trio(trios)
+        place = io_manager._epoll = Place(self, trios)
         try:
             with trio.CancelScope() as self._scope:
                 await trio.sleep_forever()
             if self._failure is not None:
                 raise self._failure
         finally:
-            trio.lowlevel.remove_instrument(self)
+            if io_manager._epoll is place:
+                io_manager._epoll = trios
             epoll_ctl(self._epoll, EPOLL_CTL_DEL, self._trio_fd, NULL)
-            self._trio = None
+            self._trios_poll = None
 
-    cdef int _watch_trio(self, int fd) except -1:
+    cdef int _watch_trio(self, trios) except -1:
         cdef epoll_event event
         event.events = EPOLLIN
         event.data.ptr = <void *>self
-        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, fd, &event) < 0:
+        self._trio_fd = trios.fileno()
+        if epoll_ctl(self._epoll, EPOLL_CTL_ADD, self._trio_fd, &event) < 0:
             raise OSError(errno, "Trio's epoll cannot be watched")
-        self._trio_fd = fd
+        self._trios_poll = trios.poll
         return 0
 
-    def before_io_wait(self, double timeout_s):
-        """Trio is about to wait for so long, or only to look: do so in its place."""
-        try:
-            if self._is_last():
-                self._wait(timeout_s)
-            else:  # others want to hear of the end of a turn before the waiting, as the audit log does
-                trio.lowlevel.remove_instrument(self)
-                trio.lowlevel.add_instrument(self)
-                self._trio.io_manager.force_wakeup()
-        except BaseException as error:  # Trio would drop the instrument and go on
-            self._failure = error
-            self._scope.cancel()
-            self._trio.io_manager.force_wakeup()
-
-    cdef bint _is_last(self) except -1:
-        """Whether no instrument is called behind this one."""
-        for instrument in reversed(self._trio.instruments["before_io_wait"]):
-            return instrument is self
-
-    cdef int _wait(self, double timeout_s) except -1:
+    cdef object _wait(self, double timeout_s, int max_events):
+        """What Trio has to process; false when nothing happened for so long, as idleness is told (in tests) by that."""
         cdef int64_t woken = self.woken
-        cdef double end_s = _now_s() + timeout_s
         cdef int wait_ms = <int>ceil(timeout_s * 1000)
-        self._trio_has_something = False
+        cdef double end_s = _now_s() + self._offset_s + timeout_s if wait_ms else 0.0
         while True:
+            self._trio_has_something = False
             if self._poll(wait_ms) > MANY and self.woken != woken:
                 self._poll(0)
-            if wait_ms == 0 or self._trio_has_something:
-                return 0  # Trio's own look will end at once
+            if self._trio_has_something:
+                events = self._trios_poll(0, max_events)
+                if events:
+                    return events
             if self.woken != woken:
-                break
-            timeout_s = end_s - _now_s()
-            if timeout_s <= 0:
-                if self._trio.waiting_for_idle or self._trio.clock_autojump_threshold < FOREVER:
-                    return 0  # it has to see for itself that nothing happens (in tests)
-                break
+                return _WOKEN
+            timeout_s = end_s - self._polled_s
+            if wait_ms == 0 or timeout_s <= 0:
+                return []
             wait_ms = <int>ceil(timeout_s * 1000)
-        self._trio.io_manager.force_wakeup()  # it would wait for the whole of its time now
-        return 0
+
+    cdef object _fail(self, error):
+        """What was raised in Trio's place would leave its loop a ruin; so `run` raises it."""
+        self._failure = error
+        self._scope.cancel()
+        return _WOKEN
 
     cdef int _poll(self, int wait_ms) except -1:
         """Do everything that can be done once there is anything, or the time has passed; returns how much there was."""
@@ -250,26 +248,27 @@ cdef class Reactor:
         self.wakes += 1
         self.events += count
         self._polled_s = _now_s() + self._offset_s
-        # References first: what one channel does may close another.
-        batch = []
-        for index in range(count):
+        for index in range(count):  # references first: what one channel does may close another
             if events[index].data.ptr == NULL:
                 timer = True
-                batch.append(None)
             elif events[index].data.ptr == <void *>self:
                 self._trio_has_something = True
-                batch.append(None)
             else:
-                batch.append(<Channel>events[index].data.ptr)
-        for index in range(count):
-            if batch[index] is None:
-                continue
-            channel = <Channel>batch[index]
-            happened = events[index].events
-            if happened & EPOLLOUT and not channel.closed:
-                channel._flush()
-            if happened & ~EPOLLOUT and not channel.closed:
-                channel._read(happened)
+                Py_INCREF(<Channel>events[index].data.ptr)
+        try:
+            for index in range(count):
+                if events[index].data.ptr == NULL or events[index].data.ptr == <void *>self:
+                    continue
+                channel = <Channel>events[index].data.ptr
+                happened = events[index].events
+                if happened & EPOLLOUT and not channel.closed:
+                    channel._flush()
+                if happened & ~EPOLLOUT and not channel.closed:
+                    channel._read(happened)
+        finally:
+            for index in range(count):
+                if events[index].data.ptr != NULL and events[index].data.ptr != <void *>self:
+                    Py_DECREF(<Channel>events[index].data.ptr)
         if timer:
             self._fire()
         return count
@@ -457,17 +456,55 @@ cdef class Sleep:
 cdef Sleep _AWAKE = Sleep.__new__(Sleep)  # for who need not wait
 
 
-cdef object _trio_to_stand_in_for():
-    """What runs Trio here; None where it is not as we know it, or where another reactor stands in for it."""
+cdef class Place:
+    """What Trio has for its epoll while a reactor waits for it."""
+
+    cdef Reactor _reactor
+    cdef readonly object register
+    cdef readonly object modify
+    cdef readonly object unregister
+    cdef readonly object fileno
+    cdef readonly object close
+
+    def __init__(self, Reactor reactor not None, trios):
+        self._reactor = reactor
+        self.register = trios.register
+        self.modify = trios.modify
+        self.unregister = trios.unregister
+        self.fileno = trios.fileno
+        self.close = trios.close
+
+    def poll(self, double timeout_s, int max_events):
+        """As the epoll's, or what is no event and not false: that the time is not over, and tasks are to be run."""
+        try:
+            return self._reactor._wait(timeout_s, max_events)
+        except BaseException as error:
+            return self._reactor._fail(error)
+
+
+cdef class Woken:
+    """No events, for who asks whether there were any by whether this is true."""
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        raise StopIteration
+
+
+cdef Woken _WOKEN = Woken.__new__(Woken)
+
+
+cdef object _io_manager_with_a_place():
+    """What waits for sockets in this run of Trio; None where it is not as we know it, or has a reactor already."""
     try:
         runner = trio._core._run.GLOBAL_RUN_CONTEXT.runner
-        runner.io_manager._epoll.fileno()
-        runner.io_manager.force_wakeup
-        runner.waiting_for_idle, runner.clock_autojump_threshold
-        instruments = runner.instruments.get("before_io_wait", ())
+        io_manager = runner.io_manager
+        # As the guest of another loop, Trio waits in another thread.
+        known = type(io_manager._epoll) is _select.epoll and not runner.is_guest
     except AttributeError:
         return None
-    return None if any(isinstance(instrument, Reactor) for instrument in instruments) else runner
+    return io_manager if known else None
 
 
 cdef class PlainFeed:
@@ -485,24 +522,26 @@ cdef class PlainFeed:
         self._most_output_bytes = upstream.most_output_bytes
 
     def __call__(self, bytes data not None, double now_s):
-        return self.take(data, now_s)
+        if self.passes(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), now_s):
+            return data
+        return self._upstream.feed(data, now_s)
 
-    cdef bytes take(self, bytes data, double now_s):
+    cdef bint passes(self, const char *data, Py_ssize_t size, double now_s) except -1:
         cdef Said said
         cdef long long output_bytes
-        if not self._scanner.passes(data, &said) or said.sequence_number >= 0:
-            return self._upstream.feed(data, now_s)
+        if not self._scanner.passes(data, size, &said) or said.sequence_number >= 0:
+            return False
         if said.semantic_events:
             output_bytes = <long long>self._meter.output_bytes + said.output_bytes
             if output_bytes > self._most_output_bytes:
-                return self._upstream.feed(data, now_s)  # which refuses it
+                return False  # `feed` refuses it
             self._meter.output_bytes = output_bytes
             self._meter.semantic_events += said.semantic_events
             self._upstream.idle_deadline_s = now_s + self._idle_s
         elif said.output_bytes:
-            return self._upstream.feed(data, now_s)
-        self._permit.bytes_out += PyBytes_GET_SIZE(data)
-        return data
+            return False
+        self._permit.bytes_out += size
+        return True
 
 
 cdef class Channel:
@@ -565,7 +604,7 @@ cdef class Channel:
     def _abort(self, raise_cancel):
         self._task = None
         self._waits = NOTHING
-        self._feed = None
+        self._feed = self._plain = None
         return _SUCCEEDED
 
     def wake(self):
@@ -583,14 +622,17 @@ cdef class Channel:
 
     cdef int _read(self, uint32_t happened) except -1:
         cdef ssize_t count = -2
+        cdef char *data = self._reactor._room
         if self._mask & EPOLLIN:
-            count = recv(self.fd, _buffer, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
+            count = recv(self.fd, data, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
         if count > 0:
             self.received_bytes += count
-            if self._tls is None:
-                self._deliver(PyBytes_FromStringAndSize(_buffer, count))
+            if self._tls is not None:
+                self._read_tls(PyBytes_FromStringAndSize(data, count))
+            elif self._feed is not None:
+                self._relay(data, count)
             else:
-                self._read_tls(PyBytes_FromStringAndSize(_buffer, count))
+                self._deliver(PyBytes_FromStringAndSize(data, count))
         elif count == 0:
             return self._end(False)
         elif count == -1 and errno != EAGAIN and errno != EINTR:
@@ -621,7 +663,7 @@ cdef class Channel:
 
     cdef int _deliver(self, bytes data) except -1:
         if self._feed is not None:
-            return self._relay(data)
+            return self._relay_elsewhere_read(data)
         self._inbox = self._inbox + data if self._inbox else data
         if self._waits == INPUT:
             self._wake()  # and what is there is taken at once
@@ -687,37 +729,41 @@ cdef class Channel:
         else:
             self._enqueue(second, count - size)
 
-    def write_chunk(self, bytes data not None):
-        """Send as one chunk of a chunked body."""
-        if data:
-            self._send_frame(data)
-
     async def drain(self):
         """Wait until everything is sent, or the far side is gone."""
         while self.queued_bytes and not self.eof and not self.closed:
             await self._sleep(ROOM)
 
-    cdef int _send_frame(self, bytes data) except -1:
+    cdef int _send_chunk(self, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
-        cdef int head
+        cdef char *room = self._reactor._room
+        if size > REQUEST_BYTES:
+            self.write(b"%x\r\n" % size + data + b"\r\n")
+            return 0
+        memcpy(room, PyBytes_AS_STRING(data), size)
+        return self._send_in_place(room, size)
+
+    cdef int _send_in_place(self, char *data, Py_ssize_t size) except -1:
+        """Send as one chunk what stands in the reactor's room; what is around it there is lost."""
+        cdef char head[18]
+        cdef int head_size = write_chunk_size(head, size)
         cdef ssize_t count
         if self.eof or self.closed:
             return 0
-        if size > READ_BYTES or self._queue or self._tls is not None:
-            self.write(b"%x\r\n" % size + data + b"\r\n")
+        memcpy(data + size, b"\r\n", 2)
+        data -= head_size
+        memcpy(data, head, head_size)
+        size += head_size + 2
+        if self._queue or self._tls is not None:
+            self.write(PyBytes_FromStringAndSize(data, size))
             return 0
-        head = write_chunk_size(_frame, size)
-        memcpy(_frame + head, PyBytes_AS_STRING(data), size)
-        _frame[head + size] = b"\r"
-        _frame[head + size + 1] = b"\n"
-        size += head + 2
-        count = send(self.fd, _frame, size, MSG_NOSIGNAL | MSG_DONTWAIT)
+        count = send(self.fd, data, size, MSG_NOSIGNAL | MSG_DONTWAIT)
         if count < 0:
             if errno != EAGAIN and errno != EINTR:
                 return self._end(True)
             count = 0
         if count < size:
-            self._enqueue(PyBytes_FromStringAndSize(_frame + count, size - count), 0)
+            self._enqueue(PyBytes_FromStringAndSize(data + count, size - count), 0)
         return 0
 
     cdef int _enqueue(self, bytes data, Py_ssize_t offset) except -1:
@@ -833,53 +879,80 @@ cdef class Channel:
         if self.eof or self.expired or self.closed or decoder.done:
             return
         self._decoder = decoder
-        self._feed = feed
+        self._chunks = decoder if type(decoder) is ChunkedDecoder else None
+        self._plain = feed if type(feed) is PlainFeed else None
+        self._feed = feed if self._plain is None else self._plain._upstream.feed
         self._target = target
         target._source = self
         try:
             if data:
                 self._inbox = b""
                 self._reactor._polled_s = self._reactor.now_s()
-                self._relay(data)
+                self._relay_elsewhere_read(data)
             if self._feed is None:
                 return
             self._reactor._arm(self, self._mask & ~EPOLLIN if target.queued_bytes else self._mask | EPOLLIN)
             await self._sleep(INPUT)
         finally:
             failure, self._failure = self._failure, None
-            self._feed = self._decoder = self._target = None
+            self._feed = self._plain = self._decoder = self._chunks = self._target = None
             target._source = None
             self._reactor._arm(self, self._mask | EPOLLIN)
             if failure is not None:
                 raise failure
 
-    cdef int _relay(self, bytes data) except -1:
-        cdef Py_ssize_t end
+    cdef int _relay_elsewhere_read(self, bytes data) except -1:
+        """As `_relay`, in parts that have room."""
+        cdef Py_ssize_t at = 0, length
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+        while at < size and self._feed is not None:
+            length = min(size - at, READ_BYTES)
+            memcpy(self._reactor._room, PyBytes_AS_STRING(data) + at, length)
+            at += length
+            self._relay(self._reactor._room, length)
+        if at < size:
+            self._inbox += data[at:]
+        return 0
+
+    cdef int _relay(self, char *data, Py_ssize_t length) except -1:
+        """Pass on what stands in the reactor's room, from where it stands if nothing but its framing has to change."""
+        cdef Py_ssize_t taken
+        cdef Py_ssize_t size = 0
+        cdef char *body = NULL
+        cdef bytes payload = None
         try:
-            payload, end = self._decoder.feed(data)
+            if self._chunks is not None:
+                taken = self._chunks.feed_in_place(data, length, &body, &size)
+            else:
+                payload, taken = self._decoder.feed(PyBytes_FromStringAndSize(data, length))
+                body, size = PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload)
         except SecureLLMError as error:
             self._failure = error
-            self._feed = None
-            return self._wake()
-        if end < size:
-            self._inbox = data[end:]  # behind the end of the body
-        if payload:
-            if type(self._feed) is PlainFeed:
-                data = (<PlainFeed>self._feed).take(payload, self._reactor._polled_s)
+            return self._stop_relaying()
+        if taken < length:
+            self._inbox = PyBytes_FromStringAndSize(data + taken, length - taken)  # behind the end of the body
+        if size:
+            if self._plain is None or not self._plain.passes(body, size, self._reactor._polled_s):
+                if payload is None:
+                    payload = PyBytes_FromStringAndSize(body, size)
+                payload = self._feed(payload, self._reactor._polled_s)
+                if payload is None:
+                    return self._stop_relaying()
+                if payload:
+                    self._target._send_chunk(payload)
+            elif payload is None:
+                self._target._send_in_place(body, size)
             else:
-                data = self._feed(payload, self._reactor._polled_s)
-            if data is None:
-                self._feed = None
-                return self._wake()
-            if data:
-                self._target._send_frame(data)
-                if self._target.queued_bytes:
-                    self._reactor._arm(self, self._mask & ~EPOLLIN)
-        if self._decoder.done:
-            self._feed = None
-            self._wake()
+                self._target._send_chunk(payload)
+            if self._target.queued_bytes:
+                self._reactor._arm(self, self._mask & ~EPOLLIN)
+        if self._chunks.is_done() if self._chunks is not None else self._decoder.done:
+            self._stop_relaying()
         return 0
+
+    cdef int _stop_relaying(self) except -1:
+        self._feed = self._plain = None
+        return self._wake()
 
     # deadlines and the end
 

@@ -44,6 +44,6 @@ cdef class StreamScanner:
     cpdef bytes tail(self)
     # Whether these bytes are whole events that say no more than some text, behind nothing unfinished: then `said` is
     # what they say, and the scanner is as it was. If not, `feed` must be called.
-    cdef bint passes(self, bytes data, Said *said) noexcept
+    cdef bint passes(self, const char *at, Py_ssize_t left, Said *said) noexcept
     cdef object _show(self, object reader, bytes data, Ends *ends, bint first)
     cdef bytes _held(self, bytes data, Py_ssize_t start, Py_ssize_t end)

@@ -238,10 +238,8 @@ cdef class StreamScanner:
             if ends.at != ends.first:
                 free(ends.at)
 
-    cdef bint passes(self, bytes data, Said *said) noexcept:
+    cdef bint passes(self, const char *at, Py_ssize_t left, Said *said) noexcept:
         cdef SSESplitter splitter = self._splitter
-        cdef const char *at = PyBytes_AS_STRING(data)
-        cdef Py_ssize_t left = PyBytes_GET_SIZE(data)
         cdef Py_ssize_t length
         if splitter._first or splitter._seen_cr or self._flags & HOLDING or len(splitter._pending):
             return False
