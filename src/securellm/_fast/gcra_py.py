@@ -236,9 +236,7 @@ class Table:
         finally:
             self._release()
 
-    def give_back(
-        self, cells: Sequence[Cell], levels: Sequence[int], tokens: int, now_us: int, requests: bool
-    ) -> None:
+    def give_back(self, cells: Sequence[Cell], levels: Sequence[int], tokens: int, now_us: int, requests: bool) -> None:
         """As `give_back_all`; of a count only what this worker holds."""
         self._acquire()
         try:

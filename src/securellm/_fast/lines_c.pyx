@@ -15,6 +15,8 @@ import msgspec
 
 from securellm._fast import lines_py
 
+from securellm._fast.plain_text cimport after_plain
+
 cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object text)
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -105,8 +107,8 @@ cdef inline void _name(Out *out, const char *name, Py_ssize_t size) noexcept nog
 
 cdef int _text(Out *out, object value, Py_ssize_t most) except -1:
     """A text, cut at so many characters."""
-    cdef Py_ssize_t size, at
-    cdef const unsigned char *data
+    cdef Py_ssize_t size
+    cdef const char *data
     cdef char *into
     cdef bytes encoded
     if not PyUnicode_CheckExact(value):
@@ -118,14 +120,11 @@ cdef int _text(Out *out, object value, Py_ssize_t most) except -1:
         if size + 2 > out.end - out.at:
             out.unusual = True
             return 0
-        data = PyUnicode_1BYTE_DATA(value)
-        into = out.at
-        into[0] = 0x22
-        for at in range(size):
-            if data[at] < 0x20 or data[at] == 0x22 or data[at] == 0x5C:
-                break
-            into[at + 1] = data[at]
-        else:
+        data = <const char *>PyUnicode_1BYTE_DATA(value)
+        if after_plain(data, data + size) == data + size:
+            into = out.at
+            into[0] = 0x22
+            memcpy(into + 1, data, size)
             into[size + 1] = 0x22
             out.at += size + 2
             return 0
@@ -280,7 +279,12 @@ cdef int64_t _bucket(Out *out, const char *name, Py_ssize_t size, object value) 
     return tokens
 
 
-cdef int _usage(Out *out, object usage, bint sums) except -1:
+cdef struct Written:  # a usage, in the line
+    char *start
+    char *end
+
+
+cdef int _usage(Out *out, object usage, bint sums, Written *written) except -1:
     """The field `usage`, and before it the sums of its buckets where they are wanted."""
     cdef char buffer[512]
     cdef Out buckets
@@ -311,11 +315,15 @@ cdef int _usage(Out *out, object usage, bint sums) except -1:
         _name(out, b'"total_tokens":', 15)
         _digits(out, prompt + completion, 1)
     _name(out, b'"usage":', 8)
+    written.start = out.at
     _raw(out, buckets.start, buckets.at - buckets.start)
+    written.end = out.at
     return 0
 
 
-cdef int _attempts(Out *out, tuple attempts, tuple costs_nusd, object last_usage) except -1:
+cdef int _attempts(Out *out, tuple attempts, tuple costs_nusd, Written *last_usage) except -1:
+    """The field `attempts`; `last_usage` is the answer's, and so the last attempt's."""
+    cdef Written written
     cdef Py_ssize_t number, count = PyTuple_GET_SIZE(attempts)
     cdef tuple facts
     cdef object usage, skipped
@@ -337,9 +345,14 @@ cdef int _attempts(Out *out, tuple attempts, tuple costs_nusd, object last_usage
         skipped = _fact(facts, A_SKIPPED)
         if skipped is None:
             _milliseconds_field(out, b'"duration_ms":', 14, _fact(facts, A_DURATION_MS))
-        usage = last_usage if number == count - 1 else _fact(facts, A_USAGE)
-        if usage is not None:
-            _usage(out, usage, False)
+        if number == count - 1:
+            if last_usage.start is not NULL:
+                _name(out, b'"usage":', 8)
+                _raw(out, last_usage.start, last_usage.end - last_usage.start)
+        else:
+            usage = _fact(facts, A_USAGE)
+            if usage is not None:
+                _usage(out, usage, False, &written)
         _number_field(out, b'"cost_nusd":', 12, <object>PyTuple_GET_ITEM(costs_nusd, number))
         _text_field(out, b'"upstream_request_id":', 22, _fact(facts, A_UPSTREAM_REQUEST_ID), MAX_TEXT_CHARS)
         _text_field(out, b'"skipped":', 10, skipped, WHOLE)
@@ -397,8 +410,10 @@ cdef int _closing(
     cdef object cost_nusd = _fact(facts, S_COST_NUSD)
     cdef object saved_nusd = _fact(facts, S_SAVED_NUSD)
     cdef tuple attempts
+    cdef Written written
     cdef int overflow = 0
     cdef int64_t nusd
+    written.start = written.end = NULL
     _timestamp(out, now_us)
     if status == "success":
         _raw(out, b',"event_type":"response_sent"', 29)
@@ -419,7 +434,7 @@ cdef int _closing(
     _text_field(out, b'"error_code":', 13, _fact(outcome, O_ERROR_CODE), MAX_TEXT_CHARS)
     _text_field(out, b'"error_message":', 16, _fact(outcome, O_ERROR_MESSAGE), MAX_TEXT_CHARS)
     if usage is not None:
-        _usage(out, usage, True)
+        _usage(out, usage, True, &written)
     _text_field(out, b'"usage_source":', 15, _fact(facts, S_USAGE_SOURCE), WHOLE)
     if cost_nusd is not None:
         if not PyLong_CheckExact(cost_nusd):
@@ -454,7 +469,7 @@ cdef int _closing(
     _text_field(out, b'"answer_content_sha256":', 24, _fact(hashed, H_ANSWER_CONTENT), WHOLE)
     attempts = <tuple?>_fact(facts, S_ATTEMPTS)
     if attempts:
-        _attempts(out, attempts, costs_nusd, usage)
+        _attempts(out, attempts, costs_nusd, &written)
     elif costs_nusd:
         out.unusual = True
     _number_field(out, b'"saved_nusd":', 13, saved_nusd)

@@ -1,8 +1,8 @@
 """Where a task waits for its record to be on disk: places that are made once and used again and again.
 
-`trio.lowlevel.wait_task_rescheduled` is two coroutines, a message to Trio and an outcome for each wait, and the function
-that ends one has to know whose it is. Two waits are in every request. Here the message belongs to the place, which knows
-who waits at it; and whoever wakes a task that waits here sends it AWAKE in place of an outcome.
+`trio.lowlevel.wait_task_rescheduled` is two coroutines, a message to Trio and an outcome for each wait, and the
+function that ends one has to know whose it is; two waits are in every request. Here the message belongs to the place,
+which knows who waits at it, and whoever wakes a task that waits here sends it AWAKE instead of an outcome.
 """
 
 from collections.abc import Callable, Generator
@@ -25,7 +25,8 @@ class Place:
         self.task: trio.lowlevel.Task | None = None
         self.began = 0  # the beat since which it waits
         self._forget = forget
-        self._trap = trio.lowlevel.wait_task_rescheduled(self._abort).send(None)  # what it would yield for each wait
+        wait = trio.lowlevel.wait_task_rescheduled(self._abort)  # noqa: ASYNC105  what it yields is awaited instead
+        self._trap = wait.send(None)
 
     def __await__(self) -> Generator[Any, Any, None]:
         outcome = yield self._trap

@@ -42,9 +42,7 @@ class ProcessStore:
         self._forgotten = 0
         self._take_all: Callable[[dict[bytes, int], dict[bytes, int], Demands, int, int], Levels | None]
         self._take_all = twin.take_all
-        self._give_back_all: Callable[
-            [dict[bytes, int], dict[bytes, int], Demands, Levels, int, int, bool], None
-        ]
+        self._give_back_all: Callable[[dict[bytes, int], dict[bytes, int], Demands, Levels, int, int, bool], None]
         self._give_back_all = twin.give_back_all
 
     def __repr__(self) -> str:
@@ -69,7 +67,7 @@ class ProcessStore:
         """See Store."""
         tats_us = self._tats_us
         self._give_back_all(tats_us, self._counts, demands, levels, tokens, now_us, requests)
-        if len(tats_us) - len(self._round) >= self._made:
+        if tokens < 0 and len(tats_us) - len(self._round) >= self._made:  # else no bucket is made
             self._sweep(now_us)
 
     async def refill(self, short: Short) -> None:

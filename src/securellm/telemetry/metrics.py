@@ -204,7 +204,7 @@ class Metrics:
 
 
 class _Places:
-    """Which cells count the requests of one door, outcome and provider. 0: nothing was counted of it, so it is not shown."""
+    """Which cells count the requests of one door, outcome and provider; 0: nothing was, and nothing is shown."""
 
     __slots__ = ("completion", "cost", "durations", "durations_sum", "prompt", "requests")
 
