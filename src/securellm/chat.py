@@ -122,7 +122,16 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     @property
     def total_tokens(self) -> int:
         """Prompt and completion together."""
-        return self.prompt_tokens + self.completion_tokens
+        return (
+            self.input_tokens
+            + self.cache_read_tokens
+            + self.cache_write_5m_tokens
+            + self.cache_write_1h_tokens
+            + self.audio_input_tokens
+            + self.image_tokens
+            + self.output_tokens
+            + self.audio_output_tokens
+        )  # written out: it is asked for of every request
 
 
 class Meter:

@@ -62,6 +62,8 @@ from securellm.wire.envelope import encode_error, error_headers
 
 _log = logging.getLogger("securellm.gateway")
 
+_CANCELLED = Status.CANCELLED  # an enum's members are slow to look up
+
 T = TypeVar("T")
 
 
@@ -233,7 +235,7 @@ class Gateway:
         if permit.receipt is not None:
             return permit.receipt
         now_s = trio.current_time()
-        cancelled = "cancelled" if outcome.status is Status.CANCELLED else None
+        cancelled = "cancelled" if outcome.status is _CANCELLED else None
         permit.close_attempt(outcome.error_code or cancelled, now_s)
         self._open.pop(permit.request_id).serving.leave()
         usage, source = usage_of(permit)

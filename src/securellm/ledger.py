@@ -65,6 +65,7 @@ class Kept:
 
 
 KEPT = Kept()
+_SUCCESS = Status.SUCCESS  # an enum's members are slow to look up
 
 _Intent = tuple[Call, Caller, str | None, bool, str | None, str | None, str, int]  # what `intent_record` is given
 
@@ -119,7 +120,7 @@ class Page:
         facts = settlement, priced.costs_nusd, self.tariff.price_table, hashes, priced.at_us
         body = lines.closing_body(closing_record, *facts) if not reservation.lost else None
         if body is not None:
-            sent = settlement.outcome.status is Status.SUCCESS
+            sent = settlement.outcome.status is _SUCCESS
             kind = "response_sent" if sent else "request_failed"
             receipt = reservation.append_line(kind, settlement.request_id, body)
         else:
@@ -151,6 +152,8 @@ class Ledger:
         """What a request costs now, by the prices under which it began; `usage` is the answer's."""
         at_us = self._now_us()
         costs_nusd = attempt_costs(attempts, usage, page.tariff.cost, at_us)
+        if len(costs_nusd) == 1:
+            return Priced(costs_nusd, costs_nusd[0], at_us)
         cost_nusd: int | None = None
         for spent_nusd in costs_nusd:
             if spent_nusd is not None:

@@ -3,6 +3,7 @@
 import msgspec
 import trio
 
+from securellm._fast import lines
 from securellm.chat import Call, Caller, Outcome, Settlement, Status, Usage
 from securellm.errors import CallerError, RateLimited, SecureLLMError, ShuttingDown
 from securellm.permit import Permit
@@ -28,7 +29,7 @@ def settlement_of(
     # By place: with names it takes six times as long, for every request.
     return Settlement(
         call.request_id,
-        call.header(b"x-request-id"),
+        lines.client_request_id(call.headers),
         call.endpoint,
         permit.caller,
         call.client_ip,
@@ -62,7 +63,7 @@ def settlement_of_call(
     """The settlement of a request that was not let in."""
     return Settlement(
         request_id=call.request_id,
-        client_request_id=call.header(b"x-request-id"),
+        client_request_id=lines.client_request_id(call.headers),
         endpoint=call.endpoint,
         caller=caller,
         client_ip=call.client_ip,

@@ -44,6 +44,7 @@ def test_twins_reckon_alike(gcra_c: ModuleType, tat: int, now: int, cost: int, l
     assert gcra_c.charge(tat, now, cost) == gcra_py.charge(tat, now, cost)
     assert gcra_c.give_back(tat, now, cost, last) == gcra_py.give_back(tat, now, cost, last)
     assert gcra_c.cost_of(tat, now, cost) == gcra_py.cost_of(tat, now, cost)
+    assert gcra_c.returned_of(tat, now, cost) == gcra_py.returned_of(tat, now, cost)
     assert -gcra_py.MAX_US <= gcra_c.take(tat, now, cost, last) <= gcra_py.MAX_US
     assert 0 <= gcra_c.charge(tat, now, cost) <= gcra_py.MAX_US
     assert 0 <= gcra_c.give_back(tat, now, cost, last) <= gcra_py.MAX_US
@@ -75,9 +76,9 @@ ASKED = [
 ]
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["take", "take", "take", "charge", "give_back", "leave", "forget"]),
+        st.sampled_from(["take", "take", "take", "give_back", "undo", "forget"]),
         st.integers(0, len(ASKED) - 1),
-        st.sampled_from([0, 1, 20, 900, 1000, 1001, 2**40, 2**64, -5]),
+        st.sampled_from([0, 1, 20, 900, 1000, 1001, 2**40, 2**64, -5, -(2**40), -(2**64)]),
         st.sampled_from([0, 1, 17_143, 1_000_000, 40_000_000, -1_000_000]),
     ),
     max_size=40,
@@ -88,14 +89,19 @@ steps = st.lists(
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(trace=steps)
 def test_twins_keep_the_same_dicts(gcra_c: ModuleType, trace: list[tuple[str, int, int, int]]) -> None:
-    """Any takings from the buckets of a process are granted alike and leave the same behind."""
+    """Whatever is taken from the buckets of a process and given back is granted alike and leaves the same behind."""
     ours: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
     theirs: tuple[dict[bytes, int], dict[bytes, int]] = ({}, {})
     now_us = NOW_US
-    for _, which, tokens, gap_us in trace:
+    for act, which, tokens, gap_us in trace:
         now_us += gap_us
-        expected = gcra_py.take_all(*ours, ASKED[which], tokens, now_us)
-        assert gcra_c.take_all(*theirs, ASKED[which], tokens, now_us) == expected
+        if act in ("give_back", "undo"):
+            back = ASKED[which], _levels(ASKED[which], now_us), tokens, now_us, act == "undo"
+            gcra_py.give_back_all(*ours, *back)
+            gcra_c.give_back_all(*theirs, *back)
+        else:
+            expected = gcra_py.take_all(*ours, ASKED[which], tokens, now_us)
+            assert gcra_c.take_all(*theirs, ASKED[which], tokens, now_us) == expected
         assert theirs == ours
         assert [list(kept) for kept in theirs] == [list(kept) for kept in ours]
 
@@ -129,16 +135,16 @@ def test_twins_keep_the_same_memory(gcra_c: ModuleType, trace: list[tuple[str, i
 
 
 def _act(table: gcra_py.Table, act: str, asked: tuple[gcra_py.Cell, ...], tokens: int, now_us: int) -> object:
-    bucket = asked[0].bucket
     if act == "take":
         return table.take(asked, tokens, now_us), table.levels(asked)
-    if act == "charge":
-        return table.charge(bucket, now_us, tokens)
-    if act == "give_back":
-        return table.give_back(bucket, now_us, tokens, now_us + 10 * tokens)
-    if act == "leave":
-        return table.leave(asked[-1].bucket)
+    if act in ("give_back", "undo"):
+        return table.give_back(asked, _levels(asked, now_us), tokens, now_us, act == "undo")
     return table.forget_worker(3)
+
+
+def _levels(asked: tuple[gcra_py.Cell, ...], now_us: int) -> tuple[int, ...]:
+    """What a taking may have left the buckets at: some of it has come back by itself, or all of it."""
+    return tuple(now_us + (place - 1) * 20_000_000 for place, _ in enumerate(asked))
 
 
 @pytest.mark.compiled
@@ -154,7 +160,10 @@ def test_what_is_no_bucket_is_refused(gcra_c: ModuleType) -> None:
         with pytest.raises(TypeError):
             table.take(wrong_cells, 0, NOW_US)
     with pytest.raises(ValueError, match="16 bytes"):
-        table.charge(b"short", NOW_US, 1)
+        table.give_back(((gcra_py.TOKENS, b"short", 1, 0, 60, 60_000_000),), (0,), -1, NOW_US, False)
+    for back in (table.give_back, lambda *given: gcra_c.give_back_all({}, {}, *given)):
+        with pytest.raises(ValueError, match="a level for each cell"):
+            back(demands(tpm=60), (), 1, NOW_US, False)
     with pytest.raises(ValueError, match="no such worker"):
         table.forget_worker(3)
     with pytest.raises(TypeError):

@@ -290,11 +290,11 @@ async def test_tokens_are_trued_up_across_machines(server: RedisServer) -> None:
             levels = await take(first, asked, 6000)
             assert isinstance(levels, tuple)
             assert isinstance(await take(second, asked, 1000), Denied)
-            first.give_back(asked[0], 5000, now_us(), levels[0])
+            first.give_back(asked, levels, 5000, now_us())
             await trio.sleep(0.3)
             levels = await take(second, asked, 4000)
             assert isinstance(levels, tuple)
-            first.give_back(asked[0], -30_000, now_us(), levels[0])
+            first.give_back(asked, levels, -30_000, now_us())
             await trio.sleep(0.3)
             answer = await take(second, asked, 100)
             assert isinstance(answer, Denied)
@@ -315,7 +315,7 @@ async def test_places_are_counted_across_machines(server: RedisServer) -> None:
             assert await granted(second, asked, 50) == 6
             assert isinstance(await take(first, asked), Denied)
             for _ in range(3):
-                first.give_back(asked[0], 1, now_us(), 0)
+                first.give_back(asked, (0,), 0, now_us())
             await trio.sleep(KEPT_US / 1_000_000 + 0.3)
             assert await granted(second, asked, 50) == 3
         nursery.cancel_scope.cancel()

@@ -10,7 +10,7 @@ from securellm.config.tree import RateLimit, Rates
 from securellm.errors import LimitsUnavailable, OverCapacity, RateLimited
 from securellm.limits.limiter import MAX_KNOWN, Hold, Limiter, Refusal
 from securellm.limits.process import ProcessStore
-from securellm.limits.quota import Demand, Demands, Denied, Levels, Never, Scope, Short, StoreStatistics
+from securellm.limits.quota import Demands, Denied, Levels, Never, Scope, Short, StoreStatistics
 from securellm.wire.envelope import error_headers
 
 CALLER = Caller(KeyId("k1234567"), "alice", team_id="red")
@@ -327,7 +327,7 @@ class Leasing:
         """See Store."""
         return Short(demands)
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
         """See Store."""
 
     async def refill(self, short: Short) -> None:

@@ -21,7 +21,7 @@ def test_a_bucket_that_is_not_full_is_kept() -> None:
     store, asked = ProcessStore(), demands("debtor", tpm=60)
     levels = store.take(asked, 60, NOW_US)
     assert isinstance(levels, tuple)
-    store.give_back(asked[0], -600, NOW_US, levels[0])
+    store.give_back(asked, levels, -600, NOW_US)
     for number in range(3000):
         store.take(demands(f"key {number}", rpm=6000, burst=2), 0, NOW_US + number * SECOND_US // 10)
     assert isinstance(store.take(asked, 1, NOW_US + 300 * SECOND_US), Denied)
@@ -44,5 +44,5 @@ def test_ended_requests_are_forgotten() -> None:
     for _ in range(3):
         store.take(asked, 0, NOW_US)
     for _ in range(4):
-        store.give_back(asked[0], 1, NOW_US, 0)
+        store.give_back(asked, (0,), 0, NOW_US)
     assert store.statistics().buckets == 0

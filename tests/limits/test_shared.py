@@ -102,7 +102,7 @@ def test_what_a_killed_worker_held_is_given_back(start: Start, table: Path, twin
         assert _granted(store, 9, NOW_US + SECOND_US, concurrent=5) == 3
         assert start(2, twin).ask(**held) == [0]
         again = start(3, twin)
-        store.give_back(demands(concurrent=5)[0], 1, NOW_US, 0)
+        store.give_back(demands(concurrent=5), (0,), 0, NOW_US)
         assert again.ask(**held) == [1]
         again.kill()
         assert start(3, twin).ask(**held) == [1]

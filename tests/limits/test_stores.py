@@ -103,7 +103,7 @@ def test_unused_tokens_come_back(store: Store) -> None:
     levels = store.take(asked, 1000, NOW_US)
     assert isinstance(levels, tuple)
     assert isinstance(store.take(asked, 1, NOW_US), Denied)
-    store.give_back(asked[0], 900, NOW_US, levels[0])
+    store.give_back(asked, levels, 900, NOW_US)
     assert isinstance(store.take(asked, 900, NOW_US), tuple)
     assert isinstance(store.take(asked, 1, NOW_US), Denied)
 
@@ -113,7 +113,7 @@ def test_tokens_over_the_reservation_are_a_debt(exact: Store) -> None:
     asked = demands(tpm=60_000)
     levels = exact.take(asked, 60_000, NOW_US)
     assert isinstance(levels, tuple)
-    exact.give_back(asked[0], -30_000, NOW_US, levels[0])
+    exact.give_back(asked, levels, -30_000, NOW_US)
     answer = exact.take(asked, 1000, NOW_US)
     assert isinstance(answer, Denied)
     assert answer.retry_after_us == 31 * SECOND_US
@@ -126,7 +126,7 @@ def test_time_and_the_caller_give_back_once(exact: Store) -> None:
     assert isinstance(first, tuple)
     later_us = NOW_US + 60 * SECOND_US
     assert isinstance(exact.take(asked, 60_000, later_us), tuple)
-    exact.give_back(asked[0], 60_000, later_us, first[0])
+    exact.give_back(asked, first, 60_000, later_us)
     assert isinstance(exact.take(asked, 1, later_us), Denied)
 
 
@@ -138,7 +138,7 @@ def test_requests_at_one_time(store: Store) -> None:
     assert isinstance(answer, Denied)
     assert (answer.demand.measure, answer.remaining) == (Measure.CONCURRENT, 0)
     for _ in range(3):
-        store.give_back(asked[0], 1, NOW_US, 0)
+        store.give_back(asked, (0,), 0, NOW_US)
     assert _granted(store, asked, 70) == 3
 
 
@@ -218,7 +218,7 @@ def test_what_is_given_back_never_makes_room_for_too_much(exact: Store, trace: l
         for hold in [hold for hold in open_holds if hold[0] <= arrival]:
             open_holds.remove(hold)
             _, place, held, spent, level = hold
-            exact.give_back(asked[0], held - spent, now_us, level)
+            exact.give_back(asked, (level,), held - spent, now_us)
             oracle.amend(place, asked[0].quota.cost_us(spent))
         answer = exact.take(asked, reserved, now_us)
         if isinstance(answer, tuple):

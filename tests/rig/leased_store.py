@@ -18,7 +18,7 @@ from securellm.config.tree import RateLimit, Redis
 from securellm.errors import LimitsUnavailable
 from securellm.limits.leased import LeasedStore
 from securellm.limits.leased_scripts import scripts
-from securellm.limits.quota import Demand, Demands, Denied, Levels, Never, Short, Store, StoreStatistics
+from securellm.limits.quota import Demands, Denied, Levels, Never, Short, Store, StoreStatistics
 from securellm.redis_link.link import RedisLink, open_redis
 
 TOLD_TIME = "local now = tonumber(redis.call('GET', 'clock'))\n"
@@ -60,9 +60,9 @@ class _InThread:
 
         return self._run(look)
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
         async def give_back() -> None:
-            self._store.give_back(demand, amount, now_us, level)
+            self._store.give_back(demands, levels, tokens, now_us, requests=requests)
 
         self._run(give_back)
 

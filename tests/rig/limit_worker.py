@@ -74,7 +74,7 @@ def _work(table: Path, slot: int, workers: int, twin: str) -> None:
                 print(json.dumps(granted), flush=True)
             elif order["act"] == "end":
                 for one in asked:
-                    store.give_back(one[0], 1, now_us, 0)
+                    store.give_back(one, (0,), 0, now_us)
                 print(json.dumps("ended"), flush=True)
             elif order["act"] == "lock":
                 store._acquire()
@@ -85,7 +85,7 @@ def _work(table: Path, slot: int, workers: int, twin: str) -> None:
                 until_s = time.monotonic() + 30
                 while time.monotonic() < until_s:
                     store.take(asked[0], tokens, now_us)
-                    store.give_back(asked[0][-1], 1, now_us, 0)
+                    store.give_back(asked[0][-1:], (0,), 0, now_us)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ decision takes less time than letting go of it.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.dict cimport PyDict_GetItem, PyDict_SetItem
+from cpython.dict cimport PyDict_DelItem, PyDict_GetItem, PyDict_SetItem
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -25,9 +25,11 @@ from securellm._fast.gcra_py import (
     HEADER_WORDS,
     LOCK_WORD,
     MAX_US,
+    MOST_DEBT,
     REQUESTS,
     ROW_WORDS,
     TOKENS,
+    amount_back,
     table_bytes,
 )
 
@@ -60,8 +62,9 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
 
 __all__ = [
-    "CONCURRENT", "FORGOTTEN_WORD", "GROUP", "HEADER_WORDS", "IMPLEMENTATION", "LOCK_WORD", "MAX_US", "REQUESTS",
-    "ROW_WORDS", "TOKENS", "Table", "charge", "cost_of", "give_back", "table_bytes", "take", "take_all",
+    "CONCURRENT", "FORGOTTEN_WORD", "GROUP", "HEADER_WORDS", "IMPLEMENTATION", "LOCK_WORD", "MAX_US", "MOST_DEBT",
+    "REQUESTS", "ROW_WORDS", "TOKENS", "Table", "amount_back", "charge", "cost_of", "give_back", "give_back_all",
+    "returned_of", "table_bytes", "take", "take_all",
 ]
 
 IMPLEMENTATION = "compiled"
@@ -69,6 +72,7 @@ IMPLEMENTATION = "compiled"
 cdef enum:
     C_REQUESTS = 0
     C_CONCURRENT = 2
+    C_MOST_DEBT = 60
     C_HEADER_WORDS = 512
     C_LOCK_WORD = 8
     C_FORGOTTEN_WORD = 9
@@ -80,8 +84,8 @@ cdef enum:
 
 cdef int64_t TOP_US = (<int64_t>1 << 53) - 1
 
-if (CONCURRENT, REQUESTS, HEADER_WORDS, LOCK_WORD, FORGOTTEN_WORD, GROUP, ROW_WORDS, MAX_US) != (
-    C_CONCURRENT, C_REQUESTS, C_HEADER_WORDS, C_LOCK_WORD, C_FORGOTTEN_WORD, C_GROUP, C_ROW_WORDS, TOP_US
+if (CONCURRENT, REQUESTS, HEADER_WORDS, LOCK_WORD, FORGOTTEN_WORD, GROUP, ROW_WORDS, MAX_US, MOST_DEBT) != (
+    C_CONCURRENT, C_REQUESTS, C_HEADER_WORDS, C_LOCK_WORD, C_FORGOTTEN_WORD, C_GROUP, C_ROW_WORDS, TOP_US, C_MOST_DEBT
 ):
     raise ImportError("the twins of gcra do not agree on their constants")
 
@@ -124,6 +128,11 @@ cdef inline int64_t _cost_of(int64_t amount, int64_t limit, int64_t period_us) n
     return <int64_t>whole if whole < <wide_t>TOP_US else TOP_US
 
 
+cdef inline int64_t _returned_of(int64_t amount, int64_t limit, int64_t period_us) noexcept:
+    cdef wide_t whole = <wide_t>amount * period_us / (limit if limit > 1 else 1)
+    return <int64_t>whole if whole < <wide_t>TOP_US else TOP_US
+
+
 def take(tat_us, now_us, cost_us, capacity_us):
     """The new TAT when the cost is granted; when it is refused, the negative of the time until it fits."""
     return _take(_us(tat_us), _us(now_us), _us(cost_us), _us(capacity_us))
@@ -144,6 +153,11 @@ def cost_of(amount, limit, period_us):
     return _cost_of(_us(amount), _us(limit), _us(period_us))
 
 
+def returned_of(amount, limit, period_us):
+    """What `amount` gives back where `limit` are granted in `period_us`, rounded down."""
+    return _returned_of(_us(amount), _us(limit), _us(period_us))
+
+
 cdef struct Asked:
     long measure
     PyObject *bucket
@@ -151,11 +165,16 @@ cdef struct Asked:
     int64_t cost_us
 
 
-cdef inline int _read(object given, int64_t tokens, Asked *asked) except -1:
-    """A cell's fields, by their places."""
+cdef inline tuple _cell(object given):
     cdef tuple cell = <tuple>given if isinstance(given, tuple) else ()
     if PyTuple_GET_SIZE(cell) < 6:
         raise TypeError("expected a cell: measure, bucket, capacity, cost, limit, period")
+    return cell
+
+
+cdef inline int _read(object given, int64_t tokens, Asked *asked) except -1:
+    """A cell's fields, by their places."""
+    cdef tuple cell = _cell(given)
     asked.measure = <object>PyTuple_GET_ITEM(cell, 0)
     asked.bucket = PyTuple_GET_ITEM(cell, 1)
     asked.capacity = _us(<object>PyTuple_GET_ITEM(cell, 2))
@@ -193,6 +212,87 @@ def take_all(dict tats_us not None, dict counts not None, tuple cells not None, 
         kept = counts if asked.measure == C_CONCURRENT else tats_us
         PyDict_SetItem(kept, <object>asked.bucket, <object>PyList_GET_ITEM(levels, place))
     return tuple(levels)
+
+
+cdef struct Back:
+    PyObject *bucket
+    bint is_count
+    int64_t charged_us  # what is taken more
+    int64_t returned_us
+    int64_t level
+
+
+cdef struct Unused:
+    int64_t tokens
+    int64_t over_tokens  # were used and not taken
+    bint requests
+
+
+cdef inline int _read_unused(object tokens, object requests, Unused *unused) except -1:
+    unused.tokens = _us(tokens)
+    unused.over_tokens = _us(-tokens) if unused.tokens == 0 else 0
+    unused.requests = requests
+    return 0
+
+
+cdef inline int _check_pairs(tuple cells, tuple levels) except -1:
+    if PyTuple_GET_SIZE(cells) != PyTuple_GET_SIZE(levels):
+        raise ValueError("expected a level for each cell")
+    return 0
+
+
+cdef inline int _read_back(tuple cells, tuple levels, Py_ssize_t place, Unused *unused, Back *back) except -1:
+    """What comes back to a cell's bucket."""
+    cdef tuple cell = _cell(<object>PyTuple_GET_ITEM(cells, place))
+    cdef long measure = <object>PyTuple_GET_ITEM(cell, 0)
+    cdef int64_t limit, period_us, amount
+    back.bucket = PyTuple_GET_ITEM(cell, 1)
+    back.is_count = measure == C_CONCURRENT
+    back.charged_us = back.returned_us = back.level = 0
+    if back.is_count or (measure == C_REQUESTS and not unused.requests):
+        return 0
+    limit = _us(<object>PyTuple_GET_ITEM(cell, 4))
+    period_us = _us(<object>PyTuple_GET_ITEM(cell, 5))
+    amount = 1 if measure == C_REQUESTS else unused.tokens
+    if amount:
+        back.level = _us(<object>PyTuple_GET_ITEM(levels, place))
+        back.returned_us = _returned_of(amount, limit, period_us)
+    elif unused.over_tokens:
+        back.charged_us = _cost_of(min(unused.over_tokens, limit * C_MOST_DEBT, TOP_US), limit, period_us)
+    return 0
+
+
+def give_back_all(
+    dict tats_us not None, dict counts not None, tuple cells not None, tuple levels not None, tokens, now_us, requests
+):
+    """Return to the buckets that `take_all` left at `levels`: `tokens`, the count of CONCURRENT, `requests` if told."""
+    cdef int64_t now = _us(now_us)
+    cdef int64_t level
+    cdef Py_ssize_t place
+    cdef Unused unused
+    cdef Back back
+    cdef PyObject *found
+    _read_unused(tokens, requests, &unused)
+    _check_pairs(cells, levels)
+    for place in range(PyTuple_GET_SIZE(cells)):
+        _read_back(cells, levels, place, &unused, &back)
+        if back.is_count:
+            found = PyDict_GetItem(counts, <object>back.bucket)
+            if found is not NULL:
+                level = _us(<object>found) - 1
+                if level > 0:
+                    PyDict_SetItem(counts, <object>back.bucket, level)
+                else:
+                    PyDict_DelItem(counts, <object>back.bucket)
+        elif back.charged_us:
+            found = PyDict_GetItem(tats_us, <object>back.bucket)
+            level = _charge(_us(<object>found) if found is not NULL else 0, now, back.charged_us)
+            PyDict_SetItem(tats_us, <object>back.bucket, level)
+        elif back.returned_us:
+            found = PyDict_GetItem(tats_us, <object>back.bucket)
+            if found is not NULL:
+                level = _give_back(_us(<object>found), now, back.returned_us, back.level)
+                PyDict_SetItem(tats_us, <object>back.bucket, level)
 
 
 cdef class Table:
@@ -286,41 +386,34 @@ cdef class Table:
             self._release()
         return levels
 
-    def charge(self, bytes bucket not None, now_us, cost_us):
-        """As the function."""
+    def give_back(self, tuple cells not None, tuple levels not None, tokens, now_us, requests):
+        """As `give_back_all`; of a count only what this worker holds."""
         cdef int64_t now = _us(now_us)
-        cdef int64_t cost = _us(cost_us)
-        self._acquire()
-        try:
-            self._write(bucket, _charge(self._tat_us(bucket), now, cost), now)
-        finally:
-            self._release()
-
-    def give_back(self, bytes bucket not None, now_us, cost_us, until_us):
-        """As the function."""
-        cdef int64_t now = _us(now_us)
-        cdef int64_t cost = _us(cost_us)
-        cdef int64_t until = _us(until_us)
-        cdef Py_ssize_t at
-        self._acquire()
-        try:
-            at = self._find(bucket)
-            if at:
-                word_store(&self._words[at + 2], _give_back(<int64_t>word_load(&self._words[at + 2]), now, cost, until))
-        finally:
-            self._release()
-
-    def leave(self, bytes bucket not None):
-        """One less of what this worker holds of a count."""
-        cdef Py_ssize_t at
+        cdef Py_ssize_t at, place
         cdef uint64_t held
+        cdef uint64_t *tat_us
+        cdef Unused unused
+        cdef Back back
+        _read_unused(tokens, requests, &unused)
+        _check_pairs(cells, levels)
         self._acquire()
         try:
-            at = self._find_count(bucket)
-            if at:
-                held = word_load(&self._words[at + self._own])
-                if held:
-                    word_store(&self._words[at + self._own], held - 1)
+            for place in range(PyTuple_GET_SIZE(cells)):
+                _read_back(cells, levels, place, &unused, &back)
+                if back.is_count:
+                    at = self._find_count(<object>back.bucket)
+                    held = word_load(&self._words[at + self._own]) if at else 0
+                    if held:
+                        word_store(&self._words[at + self._own], held - 1)
+                elif back.charged_us:
+                    self._write(
+                        <object>back.bucket, _charge(self._tat_us(<object>back.bucket), now, back.charged_us), now
+                    )
+                elif back.returned_us:
+                    at = self._find(<object>back.bucket)
+                    if at:
+                        tat_us = &self._words[at + 2]
+                        word_store(tat_us, _give_back(<int64_t>word_load(tat_us), now, back.returned_us, back.level))
         finally:
             self._release()
 

@@ -13,7 +13,8 @@ which Python's integers, C's int64 and the doubles of Redis's Lua are the same, 
 until 2255. No step leaves the range of a double unnoticed: differences of two such numbers are exact, and a sum that is
 past 2^53 - 1, however it is rounded, becomes MAX_US. A grant whose TAT' would not fit is refused, with MAX_US to wait.
 
-`take_all` decides over the buckets of one process, which are kept in dicts. `Table` is the same in memory that several
+`take_all` decides over the buckets of one process, which are kept in dicts, and `give_back_all` returns to them what
+was taken and not used. `Table` is the same in memory that several
 processes share. It is a hash table of 64-bit words, in groups of sixteen rows, a bucket's group being chosen by its
 name; the whole name is compared. A row whose bucket is full again is free, so nothing is ever deleted and there is
 nothing to repair: a process that is killed between two writes leaves at worst a request counted that was never made.
@@ -31,6 +32,7 @@ LOCK_WORD = 8  # in the header: the worker that is deciding, from 1; only the co
 FORGOTTEN_WORD = 9  # in the header: buckets that lost their row before they were full
 GROUP = 16  # rows
 ROW_WORDS = 3  # the name's two halves, the TAT
+MOST_DEBT = 60  # times its limit that is charged at once: a provider that reports nonsense locks no bucket for good
 _MAX_NAMES = 50_000  # whose place in the table is remembered
 
 
@@ -98,6 +100,18 @@ def cost_of(amount: int, limit: int, period_us: int) -> int:
     return min(-(-_clamped(amount) * _clamped(period_us) // max(_clamped(limit), 1)), MAX_US)
 
 
+def returned_of(amount: int, limit: int, period_us: int) -> int:
+    """What `amount` gives back where `limit` are granted in `period_us`, rounded down."""
+    return min(_clamped(amount) * _clamped(period_us) // max(_clamped(limit), 1), MAX_US)
+
+
+def amount_back(cell: Cell, tokens: int, requests: bool) -> int:
+    """How much of what a taking took from one bucket comes back; see `give_back_all`."""
+    if cell.measure == TOKENS:
+        return max(tokens, -cell.limit * MOST_DEBT)
+    return 1 if requests or cell.measure == CONCURRENT else 0
+
+
 def take_all(
     tats_us: dict[bytes, int], counts: dict[bytes, int], cells: Sequence[Cell], tokens: int, now_us: int
 ) -> tuple[int, ...] | None:
@@ -120,6 +134,33 @@ def take_all(
         else:
             tats_us[cell.bucket] = level
     return tuple(levels)
+
+
+def give_back_all(
+    tats_us: dict[bytes, int],
+    counts: dict[bytes, int],
+    cells: Sequence[Cell],
+    levels: Sequence[int],
+    tokens: int,
+    now_us: int,
+    requests: bool,
+) -> None:
+    """Return to the buckets that `take_all` left at `levels`: `tokens`, the count of CONCURRENT, `requests` if told.
+
+    A negative number of tokens takes more, whatever the bucket holds.
+    """
+    for cell, level in zip(cells, levels, strict=True):
+        bucket, amount = cell.bucket, amount_back(cell, tokens, requests)
+        if cell.measure == CONCURRENT:
+            count = counts.get(bucket, 0) - amount
+            if count > 0:
+                counts[bucket] = count
+            else:
+                counts.pop(bucket, None)
+        elif amount < 0:
+            tats_us[bucket] = charge(tats_us.get(bucket, 0), now_us, cost_of(-amount, cell.limit, cell.period_us))
+        elif amount and (tat_us := tats_us.get(bucket)) is not None:
+            tats_us[bucket] = give_back(tat_us, now_us, returned_of(amount, cell.limit, cell.period_us), level)
 
 
 def table_bytes(rows: int, count_rows: int, workers: int) -> int:
@@ -195,31 +236,22 @@ class Table:
         finally:
             self._release()
 
-    def charge(self, bucket: bytes, now_us: int, cost_us: int) -> None:
-        """As the function."""
+    def give_back(self, cells: Sequence[Cell], levels: Sequence[int], tokens: int, now_us: int, requests: bool) -> None:
+        """As `give_back_all`; of a count only what this worker holds."""
         self._acquire()
         try:
-            self._write(bucket, charge(self._tat_us(bucket), now_us, cost_us), now_us)
-        finally:
-            self._release()
-
-    def give_back(self, bucket: bytes, now_us: int, cost_us: int, until_us: int) -> None:
-        """As the function."""
-        self._acquire()
-        try:
-            at = self._find(bucket)
-            if at:
-                self._words[at + 2] = give_back(self._words[at + 2], now_us, cost_us, until_us)
-        finally:
-            self._release()
-
-    def leave(self, bucket: bytes) -> None:
-        """One less of what this worker holds of a count."""
-        self._acquire()
-        try:
-            at = self._find_count(bucket)
-            if at and self._words[at + self._own]:
-                self._words[at + self._own] -= 1
+            for cell, level in zip(cells, levels, strict=True):
+                bucket, amount = cell.bucket, amount_back(cell, tokens, requests)
+                if cell.measure == CONCURRENT:
+                    at = self._find_count(bucket)
+                    if at and self._words[at + self._own]:
+                        self._words[at + self._own] -= 1
+                elif amount < 0:
+                    cost_us = cost_of(-amount, cell.limit, cell.period_us)
+                    self._write(bucket, charge(self._tat_us(bucket), now_us, cost_us), now_us)
+                elif amount and (at := self._find(bucket)):
+                    returned_us = returned_of(amount, cell.limit, cell.period_us)
+                    self._words[at + 2] = give_back(self._words[at + 2], now_us, returned_us, level)
         finally:
             self._release()
 

@@ -6,6 +6,7 @@ Whatever is not usual (a number beyond 2**53, a text of another type, a line lon
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.math cimport fabs, rint
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memcmp
@@ -13,6 +14,8 @@ from libc.string cimport memcpy, memcmp
 import msgspec
 
 from securellm._fast import lines_py
+
+from securellm._fast.plain_text cimport after_plain
 
 cdef extern from "Python.h":
     bint PyUnicode_CheckExact(object text)
@@ -33,29 +36,29 @@ cdef enum Sizes:
 # Where the facts stand in the structures of chat.py and entries.py.
 cdef enum UsageFacts:  # Usage
     U_INPUT_TOKENS, U_CACHE_READ_TOKENS, U_CACHE_WRITE_5M_TOKENS, U_CACHE_WRITE_1H_TOKENS, U_OUTPUT_TOKENS,
-    U_REASONING_TOKENS, U_AUDIO_INPUT_TOKENS, U_AUDIO_OUTPUT_TOKENS, U_IMAGE_TOKENS
+    U_REASONING_TOKENS, U_AUDIO_INPUT_TOKENS, U_AUDIO_OUTPUT_TOKENS, U_IMAGE_TOKENS, U_COUNT
 
 cdef enum AttemptFacts:  # Attempt
     A_NUMBER, A_PROVIDER, A_MODEL, A_HTTP_STATUS, A_ERROR_CODE, A_DURATION_MS, A_USAGE, A_UPSTREAM_REQUEST_ID,
-    A_SKIPPED
+    A_SKIPPED, A_COUNT
 
 cdef enum OutcomeFacts:  # Outcome
-    O_STATUS, O_HTTP_STATUS, O_ERROR_CODE, O_ERROR_MESSAGE
+    O_STATUS, O_HTTP_STATUS, O_ERROR_CODE, O_ERROR_MESSAGE, O_COUNT
 
 cdef enum HashFacts:  # Hashes
-    H_REQUEST, H_ANSWER, H_CONTENT, H_REQUEST_CONTENT, H_ANSWER_CONTENT
+    H_REQUEST, H_ANSWER, H_CONTENT, H_REQUEST_CONTENT, H_ANSWER_CONTENT, H_COUNT
 
 cdef enum SettlementFacts:  # Settlement
     S_REQUEST_ID, S_CLIENT_REQUEST_ID, S_ENDPOINT, S_CALLER, S_CLIENT_IP, S_REQUESTED_MODEL, S_PROVIDER, S_MODEL,
     S_STREAM, S_OUTCOME, S_ATTEMPTS, S_USAGE, S_USAGE_SOURCE, S_FINISH_REASON, S_FIRST_TOKEN_MS, S_DURATION_MS,
     S_BYTES_IN, S_BYTES_OUT, S_DROPPED, S_UPSTREAM_REQUEST_ID, S_CONTEXT_TRUNCATED, S_CONFIG_EPOCH, S_COST_NUSD,
-    S_CACHE, S_SAVED_NUSD, S_OVERRUN_NUSD
+    S_CACHE, S_SAVED_NUSD, S_OVERRUN_NUSD, S_COUNT
 
 cdef int64_t MAX_NUMBER = 1 << 53
 cdef int64_t MAX_MOMENT_US = 253_402_300_800_000_000  # the year 10000
 
 cdef object _encode = lines_py._encode
-cdef object _astuple = msgspec.structs.astuple  # to look up each fact by its name took most of the time
+cdef object _astuple = msgspec.structs.astuple
 cdef tuple _NOT_ENCODABLE = lines_py._NOT_ENCODABLE
 cdef object _sha256 = None  # OpenSSL takes milliseconds to load
 
@@ -66,6 +69,18 @@ Opened = lines_py.Opened
 encode_body = lines_py.encode_body
 place_body = lines_py.place_body
 note = lines_py.note
+
+
+cdef inline tuple _facts(object structure, Py_ssize_t count):
+    """The fields of a structure, so that each is had by its place: to look them up by name took most of the time."""
+    cdef tuple facts = _astuple(structure)
+    if PyTuple_GET_SIZE(facts) != count:
+        raise TypeError(f"got {PyTuple_GET_SIZE(facts)} fields, expected {count}")
+    return facts
+
+
+cdef inline object _fact(tuple facts, Py_ssize_t place):
+    return <object>PyTuple_GET_ITEM(facts, place)
 
 
 cdef struct Out:
@@ -92,8 +107,8 @@ cdef inline void _name(Out *out, const char *name, Py_ssize_t size) noexcept nog
 
 cdef int _text(Out *out, object value, Py_ssize_t most) except -1:
     """A text, cut at so many characters."""
-    cdef Py_ssize_t size, at
-    cdef const unsigned char *data
+    cdef Py_ssize_t size
+    cdef const char *data
     cdef char *into
     cdef bytes encoded
     if not PyUnicode_CheckExact(value):
@@ -105,14 +120,11 @@ cdef int _text(Out *out, object value, Py_ssize_t most) except -1:
         if size + 2 > out.end - out.at:
             out.unusual = True
             return 0
-        data = PyUnicode_1BYTE_DATA(value)
-        into = out.at
-        into[0] = 0x22
-        for at in range(size):
-            if data[at] < 0x20 or data[at] == 0x22 or data[at] == 0x5C:
-                break
-            into[at + 1] = data[at]
-        else:
+        data = <const char *>PyUnicode_1BYTE_DATA(value)
+        if after_plain(data, data + size) == data + size:
+            into = out.at
+            into[0] = 0x22
+            memcpy(into + 1, data, size)
             into[size + 1] = 0x22
             out.at += size + 2
             return 0
@@ -267,25 +279,30 @@ cdef int64_t _bucket(Out *out, const char *name, Py_ssize_t size, object value) 
     return tokens
 
 
-cdef int _usage(Out *out, object usage, bint sums) except -1:
+cdef struct Written:  # a usage, in the line
+    char *start
+    char *end
+
+
+cdef int _usage(Out *out, object usage, bint sums, Written *written) except -1:
     """The field `usage`, and before it the sums of its buckets where they are wanted."""
     cdef char buffer[512]
     cdef Out buckets
     cdef int64_t prompt, completion
-    cdef tuple facts = _astuple(usage)
+    cdef tuple facts = _facts(usage, U_COUNT)
     buckets.start = buckets.at = buffer
     buckets.end = buffer + 512
     buckets.unusual = False
     _raw(&buckets, b'{', 1)
-    prompt = _bucket(&buckets, b'"input_tokens":', 15, facts[U_INPUT_TOKENS])
-    prompt += _bucket(&buckets, b'"cache_read_tokens":', 20, facts[U_CACHE_READ_TOKENS])
-    prompt += _bucket(&buckets, b'"cache_write_5m_tokens":', 24, facts[U_CACHE_WRITE_5M_TOKENS])
-    prompt += _bucket(&buckets, b'"cache_write_1h_tokens":', 24, facts[U_CACHE_WRITE_1H_TOKENS])
-    completion = _bucket(&buckets, b'"output_tokens":', 16, facts[U_OUTPUT_TOKENS])
-    _bucket(&buckets, b'"reasoning_tokens":', 19, facts[U_REASONING_TOKENS])
-    prompt += _bucket(&buckets, b'"audio_input_tokens":', 21, facts[U_AUDIO_INPUT_TOKENS])
-    completion += _bucket(&buckets, b'"audio_output_tokens":', 22, facts[U_AUDIO_OUTPUT_TOKENS])
-    prompt += _bucket(&buckets, b'"image_tokens":', 15, facts[U_IMAGE_TOKENS])
+    prompt = _bucket(&buckets, b'"input_tokens":', 15, _fact(facts, U_INPUT_TOKENS))
+    prompt += _bucket(&buckets, b'"cache_read_tokens":', 20, _fact(facts, U_CACHE_READ_TOKENS))
+    prompt += _bucket(&buckets, b'"cache_write_5m_tokens":', 24, _fact(facts, U_CACHE_WRITE_5M_TOKENS))
+    prompt += _bucket(&buckets, b'"cache_write_1h_tokens":', 24, _fact(facts, U_CACHE_WRITE_1H_TOKENS))
+    completion = _bucket(&buckets, b'"output_tokens":', 16, _fact(facts, U_OUTPUT_TOKENS))
+    _bucket(&buckets, b'"reasoning_tokens":', 19, _fact(facts, U_REASONING_TOKENS))
+    prompt += _bucket(&buckets, b'"audio_input_tokens":', 21, _fact(facts, U_AUDIO_INPUT_TOKENS))
+    completion += _bucket(&buckets, b'"audio_output_tokens":', 22, _fact(facts, U_AUDIO_OUTPUT_TOKENS))
+    prompt += _bucket(&buckets, b'"image_tokens":', 15, _fact(facts, U_IMAGE_TOKENS))
     _raw(&buckets, b'}', 1)
     if buckets.unusual:
         out.unusual = True
@@ -298,37 +315,46 @@ cdef int _usage(Out *out, object usage, bint sums) except -1:
         _name(out, b'"total_tokens":', 15)
         _digits(out, prompt + completion, 1)
     _name(out, b'"usage":', 8)
+    written.start = out.at
     _raw(out, buckets.start, buckets.at - buckets.start)
+    written.end = out.at
     return 0
 
 
-cdef int _attempts(Out *out, tuple attempts, tuple costs_nusd, object last_usage) except -1:
-    cdef Py_ssize_t number, count = len(attempts)
+cdef int _attempts(Out *out, tuple attempts, tuple costs_nusd, Written *last_usage) except -1:
+    """The field `attempts`; `last_usage` is the answer's, and so the last attempt's."""
+    cdef Written written
+    cdef Py_ssize_t number, count = PyTuple_GET_SIZE(attempts)
     cdef tuple facts
     cdef object usage, skipped
-    if len(costs_nusd) != count:
+    if PyTuple_GET_SIZE(costs_nusd) != count:
         out.unusual = True
         return 0
     _name(out, b'"attempts":', 11)
     _raw(out, b"[", 1)
     for number in range(count):
-        facts = _astuple(attempts[number])
+        facts = _facts(<object>PyTuple_GET_ITEM(attempts, number), A_COUNT)
         if number:
             _raw(out, b",", 1)
         _raw(out, b"{", 1)
-        _number_field(out, b'"number":', 9, facts[A_NUMBER])
-        _text_field(out, b'"provider":', 11, facts[A_PROVIDER], WHOLE)
-        _text_field(out, b'"model":', 8, facts[A_MODEL], MAX_TEXT_CHARS)
-        _number_field(out, b'"http_status":', 14, facts[A_HTTP_STATUS])
-        _text_field(out, b'"error_code":', 13, facts[A_ERROR_CODE], MAX_TEXT_CHARS)
-        skipped = facts[A_SKIPPED]
+        _number_field(out, b'"number":', 9, _fact(facts, A_NUMBER))
+        _text_field(out, b'"provider":', 11, _fact(facts, A_PROVIDER), WHOLE)
+        _text_field(out, b'"model":', 8, _fact(facts, A_MODEL), MAX_TEXT_CHARS)
+        _number_field(out, b'"http_status":', 14, _fact(facts, A_HTTP_STATUS))
+        _text_field(out, b'"error_code":', 13, _fact(facts, A_ERROR_CODE), MAX_TEXT_CHARS)
+        skipped = _fact(facts, A_SKIPPED)
         if skipped is None:
-            _milliseconds_field(out, b'"duration_ms":', 14, facts[A_DURATION_MS])
-        usage = last_usage if number == count - 1 else facts[A_USAGE]
-        if usage is not None:
-            _usage(out, usage, False)
-        _number_field(out, b'"cost_nusd":', 12, costs_nusd[number])
-        _text_field(out, b'"upstream_request_id":', 22, facts[A_UPSTREAM_REQUEST_ID], MAX_TEXT_CHARS)
+            _milliseconds_field(out, b'"duration_ms":', 14, _fact(facts, A_DURATION_MS))
+        if number == count - 1:
+            if last_usage.start is not NULL:
+                _name(out, b'"usage":', 8)
+                _raw(out, last_usage.start, last_usage.end - last_usage.start)
+        else:
+            usage = _fact(facts, A_USAGE)
+            if usage is not None:
+                _usage(out, usage, False, &written)
+        _number_field(out, b'"cost_nusd":', 12, <object>PyTuple_GET_ITEM(costs_nusd, number))
+        _text_field(out, b'"upstream_request_id":', 22, _fact(facts, A_UPSTREAM_REQUEST_ID), MAX_TEXT_CHARS)
         _text_field(out, b'"skipped":', 10, skipped, WHOLE)
         _raw(out, b"}", 1)
     _raw(out, b"]", 1)
@@ -342,8 +368,8 @@ cdef int _caller(Out *out, object caller) except -1:
     return 0
 
 
-cdef object _client_request_id(list headers):
-    """As Call.header says it."""
+cpdef object client_request_id(list headers):
+    """See lines_py."""
     cdef tuple field
     cdef bytes name
     for field in headers:
@@ -360,7 +386,7 @@ cdef int _intent(
     _timestamp(out, now_us)
     _raw(out, b',"event_type":"request_received"', 32)
     _text_field(out, b'"request_id":', 13, call.request_id, WHOLE)
-    _text_field(out, b'"client_request_id":', 20, _client_request_id(call.headers), MAX_TEXT_CHARS)
+    _text_field(out, b'"client_request_id":', 20, client_request_id(call.headers), MAX_TEXT_CHARS)
     _text_field(out, b'"epoch":', 8, epoch, WHOLE)
     _caller(out, caller)
     _text_field(out, b'"client_ip":', 12, call.client_ip, WHOLE)
@@ -376,38 +402,40 @@ cdef int _intent(
 cdef int _closing(
     Out *out, object settlement, tuple costs_nusd, object price_table, object hashes, object now_us
 ) except -1:
-    cdef tuple facts = _astuple(settlement)
-    cdef tuple outcome = _astuple(facts[S_OUTCOME])
-    cdef tuple hashed = _astuple(hashes)
-    cdef object status = outcome[O_STATUS]._value_
-    cdef object usage = facts[S_USAGE]
-    cdef object cost_nusd = facts[S_COST_NUSD]
-    cdef object saved_nusd = facts[S_SAVED_NUSD]
+    cdef tuple facts = _facts(settlement, S_COUNT)
+    cdef tuple outcome = _facts(_fact(facts, S_OUTCOME), O_COUNT)
+    cdef tuple hashed = _facts(hashes, H_COUNT)
+    cdef object status = _fact(outcome, O_STATUS)._value_
+    cdef object usage = _fact(facts, S_USAGE)
+    cdef object cost_nusd = _fact(facts, S_COST_NUSD)
+    cdef object saved_nusd = _fact(facts, S_SAVED_NUSD)
     cdef tuple attempts
+    cdef Written written
     cdef int overflow = 0
     cdef int64_t nusd
+    written.start = written.end = NULL
     _timestamp(out, now_us)
     if status == "success":
         _raw(out, b',"event_type":"response_sent"', 29)
     else:
         _raw(out, b',"event_type":"request_failed"', 30)
-    _text_field(out, b'"request_id":', 13, facts[S_REQUEST_ID], WHOLE)
-    _text_field(out, b'"client_request_id":', 20, facts[S_CLIENT_REQUEST_ID], MAX_TEXT_CHARS)
-    _text_field(out, b'"epoch":', 8, facts[S_CONFIG_EPOCH], WHOLE)
-    _caller(out, facts[S_CALLER])
-    _text_field(out, b'"client_ip":', 12, facts[S_CLIENT_IP], WHOLE)
-    _text_field(out, b'"endpoint":', 11, facts[S_ENDPOINT]._value_, WHOLE)
-    _text_field(out, b'"requested_model":', 18, facts[S_REQUESTED_MODEL], MAX_TEXT_CHARS)
-    _text_field(out, b'"provider":', 11, facts[S_PROVIDER], WHOLE)
-    _text_field(out, b'"model":', 8, facts[S_MODEL], MAX_TEXT_CHARS)
-    _flag_field(out, b'"stream":', 9, facts[S_STREAM])
+    _text_field(out, b'"request_id":', 13, _fact(facts, S_REQUEST_ID), WHOLE)
+    _text_field(out, b'"client_request_id":', 20, _fact(facts, S_CLIENT_REQUEST_ID), MAX_TEXT_CHARS)
+    _text_field(out, b'"epoch":', 8, _fact(facts, S_CONFIG_EPOCH), WHOLE)
+    _caller(out, _fact(facts, S_CALLER))
+    _text_field(out, b'"client_ip":', 12, _fact(facts, S_CLIENT_IP), WHOLE)
+    _text_field(out, b'"endpoint":', 11, _fact(facts, S_ENDPOINT)._value_, WHOLE)
+    _text_field(out, b'"requested_model":', 18, _fact(facts, S_REQUESTED_MODEL), MAX_TEXT_CHARS)
+    _text_field(out, b'"provider":', 11, _fact(facts, S_PROVIDER), WHOLE)
+    _text_field(out, b'"model":', 8, _fact(facts, S_MODEL), MAX_TEXT_CHARS)
+    _flag_field(out, b'"stream":', 9, _fact(facts, S_STREAM))
     _text_field(out, b'"status":', 9, status, WHOLE)
-    _number_field(out, b'"http_status":', 14, outcome[O_HTTP_STATUS])
-    _text_field(out, b'"error_code":', 13, outcome[O_ERROR_CODE], MAX_TEXT_CHARS)
-    _text_field(out, b'"error_message":', 16, outcome[O_ERROR_MESSAGE], MAX_TEXT_CHARS)
+    _number_field(out, b'"http_status":', 14, _fact(outcome, O_HTTP_STATUS))
+    _text_field(out, b'"error_code":', 13, _fact(outcome, O_ERROR_CODE), MAX_TEXT_CHARS)
+    _text_field(out, b'"error_message":', 16, _fact(outcome, O_ERROR_MESSAGE), MAX_TEXT_CHARS)
     if usage is not None:
-        _usage(out, usage, True)
-    _text_field(out, b'"usage_source":', 15, facts[S_USAGE_SOURCE], WHOLE)
+        _usage(out, usage, True, &written)
+    _text_field(out, b'"usage_source":', 15, _fact(facts, S_USAGE_SOURCE), WHOLE)
     if cost_nusd is not None:
         if not PyLong_CheckExact(cost_nusd):
             out.unusual = True
@@ -421,31 +449,31 @@ cdef int _closing(
         _number_field(out, b'"cost_nusd":', 12, cost_nusd)
     if cost_nusd is not None or saved_nusd is not None:
         _text_field(out, b'"price_table":', 14, price_table, WHOLE)
-    _text_field(out, b'"finish_reason":', 16, facts[S_FINISH_REASON], MAX_TEXT_CHARS)
-    _milliseconds_field(out, b'"duration_ms":', 14, facts[S_DURATION_MS])
-    _milliseconds_field(out, b'"first_token_ms":', 17, facts[S_FIRST_TOKEN_MS])
-    _number_field(out, b'"bytes_in":', 11, facts[S_BYTES_IN])
-    _number_field(out, b'"bytes_out":', 12, facts[S_BYTES_OUT])
-    _text_field(out, b'"cache":', 8, facts[S_CACHE], WHOLE)
-    _text_field(out, b'"upstream_request_id":', 22, facts[S_UPSTREAM_REQUEST_ID], MAX_TEXT_CHARS)
-    if facts[S_DROPPED]:
+    _text_field(out, b'"finish_reason":', 16, _fact(facts, S_FINISH_REASON), MAX_TEXT_CHARS)
+    _milliseconds_field(out, b'"duration_ms":', 14, _fact(facts, S_DURATION_MS))
+    _milliseconds_field(out, b'"first_token_ms":', 17, _fact(facts, S_FIRST_TOKEN_MS))
+    _number_field(out, b'"bytes_in":', 11, _fact(facts, S_BYTES_IN))
+    _number_field(out, b'"bytes_out":', 12, _fact(facts, S_BYTES_OUT))
+    _text_field(out, b'"cache":', 8, _fact(facts, S_CACHE), WHOLE)
+    _text_field(out, b'"upstream_request_id":', 22, _fact(facts, S_UPSTREAM_REQUEST_ID), MAX_TEXT_CHARS)
+    if _fact(facts, S_DROPPED):
         out.unusual = True
         return 0
-    if facts[S_CONTEXT_TRUNCATED]:
+    if _fact(facts, S_CONTEXT_TRUNCATED):
         _name(out, b'"context_truncated":', 20)
         _raw(out, b"true", 4)
-    _text_field(out, b'"request_sha256":', 17, hashed[H_REQUEST], WHOLE)
-    _text_field(out, b'"answer_sha256":', 16, hashed[H_ANSWER], WHOLE)
-    _text_field(out, b'"content":', 10, hashed[H_CONTENT], WHOLE)
-    _text_field(out, b'"request_content_sha256":', 25, hashed[H_REQUEST_CONTENT], WHOLE)
-    _text_field(out, b'"answer_content_sha256":', 24, hashed[H_ANSWER_CONTENT], WHOLE)
-    attempts = facts[S_ATTEMPTS]
+    _text_field(out, b'"request_sha256":', 17, _fact(hashed, H_REQUEST), WHOLE)
+    _text_field(out, b'"answer_sha256":', 16, _fact(hashed, H_ANSWER), WHOLE)
+    _text_field(out, b'"content":', 10, _fact(hashed, H_CONTENT), WHOLE)
+    _text_field(out, b'"request_content_sha256":', 25, _fact(hashed, H_REQUEST_CONTENT), WHOLE)
+    _text_field(out, b'"answer_content_sha256":', 24, _fact(hashed, H_ANSWER_CONTENT), WHOLE)
+    attempts = <tuple?>_fact(facts, S_ATTEMPTS)
     if attempts:
-        _attempts(out, attempts, costs_nusd, usage)
+        _attempts(out, attempts, costs_nusd, &written)
     elif costs_nusd:
         out.unusual = True
     _number_field(out, b'"saved_nusd":', 13, saved_nusd)
-    _number_field(out, b'"overrun_nusd":', 15, facts[S_OVERRUN_NUSD])
+    _number_field(out, b'"overrun_nusd":', 15, _fact(facts, S_OVERRUN_NUSD))
     _raw(out, b"}", 1)
     return 0
 

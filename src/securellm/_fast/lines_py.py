@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from securellm.chat import Call, Caller, Settlement
+from securellm.chat import Call, Caller, Headers, Settlement
 
 FORMAT_VERSION = 1
 MAX_LINE_BYTES = 1024 * 1024
@@ -54,6 +54,14 @@ def encode_body(record: msgspec.Struct) -> bytes | None:
 def place_body(body: bytes, *, seq: int, slot: int, prev: str) -> bytes:
     """The line, without its newline, at its place in a slot's chain. `prev` is the hash of the line before."""
     return b'{"v":%d,"seq":%d,"slot":%d,"prev":"%b",%b' % (FORMAT_VERSION, seq, slot, prev.encode("ascii"), body)
+
+
+def client_request_id(headers: Headers) -> str | None:
+    """The caller's own id of its request, from the first header `x-request-id`."""
+    for name, value in headers:
+        if name == b"x-request-id":
+            return value.decode("latin-1")
+    return None
 
 
 def intent_body(

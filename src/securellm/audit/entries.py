@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from securellm._fast import lines
 from securellm.audit.record import AttemptRecord, Buckets, Record, decimal, timestamp
 from securellm.chat import Attempt, Call, Caller, Outcome, Settlement, Status, Usage
 from securellm.pricing.table import record_usage
@@ -48,7 +49,7 @@ def intent_record(
         timestamp(now_us),
         "request_received",
         request_id=call.request_id,
-        client_request_id=_cut(call.header(b"x-request-id")),
+        client_request_id=_cut(lines.client_request_id(call.headers)),
         epoch=epoch,
         user_id=caller.user_id if caller is not None else None,
         key_id=caller.key_id if caller is not None else None,
@@ -78,6 +79,9 @@ def attempt_costs(attempts: Sequence[Attempt], usage: Usage | None, cost: Cost, 
 
     `usage` is the answer's, which may be an estimate, and the last attempt's; the others have what was reported.
     """
+    if len(attempts) == 1:  # as of nearly every request
+        (only,) = attempts
+        return (cost(only.provider, only.model, usage, now_us) if usage is not None else None,)
     costs_nusd = []
     for attempt in attempts:
         used = usage if attempt is attempts[-1] else attempt.usage

@@ -26,6 +26,7 @@ from securellm.audit.gap import Gap
 from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import recover
 from securellm.audit.retention import Retention
+from securellm.audit.waiting import AWAKE, Place
 from securellm.audit.writer import RETRY_S, TICK_S, Writer
 from securellm.errors import AuditUnavailable
 
@@ -88,15 +89,14 @@ class Receipt(msgspec.Struct, eq=False, weakref=False):
         """
         if self.done or not self.log.strict:
             return
-        task = trio.lowlevel.current_task()
-        began = self.log.wait_for(self, task)
-
-        def leave(_: object) -> trio.lowlevel.Abort:
-            self.log.forget(task)
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        # Two of these are in every request: an Event and a deadline for each would cost three times as much.
-        await trio.lowlevel.wait_task_rescheduled(leave)
+        place = self.log.wait_for(self, trio.lowlevel.current_task())
+        began = place.began
+        try:
+            # Two of these are in every request: an Event and a deadline for each would cost three times as much.
+            await place
+        finally:
+            place.task = None
+            self.log.places.append(place)
         if not self.done:
             raise self.log.refusal(began)
 
@@ -182,6 +182,7 @@ class AuditLog:
         self._gap = Gap()
         self._folding = Folding()
         self._folding_lock = threading.Lock()
+        self.places: list[Place] = []  # at which nobody waits
         self._waiting: dict[trio.lowlevel.Task, tuple[Receipt, int]] = {}  # and since which beat
         self._written: deque[list[Receipt]] = deque()  # what the writer has on disk and nobody has been told of
         self._beat = 0
@@ -255,8 +256,8 @@ class AuditLog:
         """A reservation's room is free again."""
         self._reserved -= 1
 
-    def wait_for(self, receipt: Receipt, task: trio.lowlevel.Task) -> int:
-        """A task is about to wait; the beat since when. Raises AuditUnavailable while the disk refuses."""
+    def wait_for(self, receipt: Receipt, task: trio.lowlevel.Task) -> Place:
+        """A task is about to wait, at the place that is returned. Raises AuditUnavailable while the disk refuses."""
         if self._writer.failure is not None:
             raise self._unavailable(self._writer.failure)
         if not self._waiting:
@@ -267,7 +268,9 @@ class AuditLog:
             receipt.tasks = [task]
         else:
             receipt.tasks.append(task)
-        return began
+        place = self.places.pop() if self.places else Place(self.forget)
+        place.task, place.began = task, began
+        return place
 
     def forget(self, task: trio.lowlevel.Task) -> None:
         """It waits no more."""
@@ -341,7 +344,7 @@ class AuditLog:
             if receipt.tasks is not None:
                 for task in receipt.tasks:
                     del waiting[task]
-                    reschedule(task)
+                    reschedule(task, AWAKE)
                 receipt.tasks = None
 
     def _wake_waiting(self) -> None:
@@ -353,7 +356,7 @@ class AuditLog:
         """Let those go who wait, whatever has become of their records."""
         for task in tasks:
             self.forget(task)
-            trio.lowlevel.reschedule(task)
+            trio.lowlevel.reschedule(task, AWAKE)
 
     async def _watch(self) -> None:
         """Let those go for whom the disk takes too long. One timer for all: each waits as long as the others."""

@@ -51,9 +51,6 @@ class InFlightBytes:
         self._charged_bytes += size_bytes
         self._peak_bytes = max(self._peak_bytes, self._charged_bytes)
 
-    def _give_back(self, size_bytes: int) -> None:
-        self._charged_bytes -= size_bytes
-
 
 class Charge:
     """What one request has charged to the budget."""
@@ -72,5 +69,5 @@ class Charge:
 
     def release(self) -> None:
         """Give everything back; calling it again does nothing."""
-        self._budget._give_back(self._size_bytes)
+        self._budget._charged_bytes -= self._size_bytes
         self._size_bytes = 0

@@ -127,9 +127,7 @@ class Lease:
         self.free_tokens += reserved_tokens - tokens
         self.settled_nusd += nusd
         self.settled_tokens += tokens
-        over_nusd = nusd > reserved_nusd and self.counts_nusd
-        over_tokens = tokens > reserved_tokens and self.counts_tokens
-        if over_nusd or over_tokens:
+        if (nusd > reserved_nusd and self.counts_nusd) or (tokens > reserved_tokens and self.counts_tokens):
             self._overrun()
 
     def refresh(self, share: float) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import trio
 
+from securellm._fast import gcra
 from securellm.config.tree import RateLimit
 from securellm.errors import LimitsUnavailable
 from securellm.limits.leased_scripts import Scripts, scripts
@@ -109,21 +110,11 @@ class LeasedStore:
         plan = self._plan(demands, tokens, now_us)
         return None if isinstance(plan, list) else plan
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
         """See Store. It is told to Redis within 50 ms; more that is taken, too."""
-        if demand.measure is Measure.CONCURRENT:
-            self._places_of(demand).release(now_us)
-            return
-        if amount < 0:
-            us = -demand.quota.cost_us(-amount)
-        else:
-            us = min(demand.quota.returned_us(amount), max(level - now_us, 0))
-        if isinstance(level, ShareLevel):
-            self._share.adjust(demand, us, self._parts, now_us)
-        elif us < 0:
-            self._slices_of(demand).charge(-us)
-        elif us > 0:
-            self._slices_of(demand).give_back(us, level)
+        for demand, level in zip(demands, levels, strict=True):
+            if amount := gcra.amount_back(demand, tokens, requests):
+                self._give_back(demand, amount, now_us, level)
 
     async def refill(self, short: Short) -> None:
         """See Store."""
@@ -241,6 +232,21 @@ class LeasedStore:
         if slices.wants_ahead(now_us):
             self._ask(demand)
         return slices.level_us(now_us)
+
+    def _give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+        if demand.measure is Measure.CONCURRENT:
+            self._places_of(demand).release(now_us)
+            return
+        if amount < 0:
+            us = -demand.quota.cost_us(-amount)
+        else:
+            us = min(demand.quota.returned_us(amount), max(level - now_us, 0))
+        if isinstance(level, ShareLevel):
+            self._share.adjust(demand, us, self._parts, now_us)
+        elif us < 0:
+            self._slices_of(demand).charge(-us)
+        elif us > 0:
+            self._slices_of(demand).give_back(us, level)
 
     def _is_decided(self, short: LeasedShort) -> bool:
         """Trying again would not be told to wait."""

@@ -28,9 +28,7 @@ from securellm.limits.showing import headers_after, refusal_headers
 
 ANONYMOUS = "anonymous"  # the subject of callers without a key, who share its bucket
 MAX_KNOWN = 20_000  # callers and models whose demands are kept; past it all are worked out anew
-MOST_MINUTES_OF_DEBT = 60  # a provider that reports nonsense must not lock a bucket for good
 
-_REQUESTS, _TOKENS = Measure.REQUESTS, Measure.TOKENS  # an enum's members are slow to look up
 _WHAT = {
     Measure.REQUESTS: "",
     Measure.TOKENS: " (tokens in a minute)",
@@ -145,19 +143,6 @@ class Limiter:
         self._report(Refusal(demand.scope.value, demand.subject, demand.measure.name.lower(), shadow))
         return None if shadow else _refusal(answer, tokens)
 
-    def _give_back(self, taken: _Taken, used: int | None, *, requests: bool = False) -> None:
-        """Return what was taken, but for `used` tokens; None is none. The count of requests stays, unless told."""
-        demands, levels, tokens, _ = taken
-        now_us, give_back = self._now_us(), self._store.give_back
-        for demand, level in zip(demands, levels, strict=True):
-            measure = demand.measure
-            if measure is _TOKENS:
-                amount = max(tokens - (used or 0), -demand.limit * MOST_MINUTES_OF_DEBT)
-                if amount:
-                    give_back(demand, amount, now_us, level)
-            elif measure is not _REQUESTS or requests:
-                give_back(demand, 1, now_us, level)
-
     def _demands(self, caller: Caller, model: str) -> Demands:
         own = self._rates(caller)
         known = self._known.get((caller.key_id, model))
@@ -208,7 +193,8 @@ class Hold:
         limiter = self._limiter
         if self._at_provider:
             self._at_provider = False
-            limiter._give_back(self._taken.pop(), None)
+            of_provider, levels, unused, _ = self._taken.pop()
+            limiter._store.give_back(of_provider, levels, unused, limiter._now_us())
         refusal = None
         if demands := limiter._of_provider.get(provider):
             held = len(self._taken)
@@ -229,9 +215,12 @@ class Hold:
         if self._settled:
             return
         self._settled = True
-        for taken in self._taken:
+        if not self._taken:
+            return
+        used, now_us, give_back = tokens or 0, self._limiter._now_us(), self._limiter._store.give_back
+        for demands, levels, taken, _ in self._taken:
             # Where no provider could be asked the request is refused, and what is refused is not counted.
-            self._limiter._give_back(taken, tokens, requests=self._only_refused)
+            give_back(demands, levels, taken - used, now_us, requests=self._only_refused)
 
 
 def _merged(own: Rates | None, otherwise: Rates) -> Rates:

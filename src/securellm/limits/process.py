@@ -27,7 +27,6 @@ from securellm.limits.quota import (
 MAX_BUCKETS = 200_000  # about 40 MB; far more than the keys of a company
 _LOOKED_AT = 2  # for each new bucket, so that the sweep goes round faster than buckets are made
 _MADE = 16  # new ones at once, so that the buckets of a few busy keys are not forgotten and made for each request
-_CONCURRENT = Measure.CONCURRENT  # an enum's members are slow to look up
 _CANDIDATES = 8  # of which one is forgotten when there are too many
 
 
@@ -43,6 +42,8 @@ class ProcessStore:
         self._forgotten = 0
         self._take_all: Callable[[dict[bytes, int], dict[bytes, int], Demands, int, int], Levels | None]
         self._take_all = twin.take_all
+        self._give_back_all: Callable[[dict[bytes, int], dict[bytes, int], Demands, Levels, int, int, bool], None]
+        self._give_back_all = twin.give_back_all
 
     def __repr__(self) -> str:
         """What an operator may see."""
@@ -62,21 +63,12 @@ class ProcessStore:
         """See Store."""
         return find_refusal(demands, tokens, now_us, [self._level(demand) for demand in demands])
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
         """See Store."""
-        bucket = demand.bucket
-        if demand.measure is _CONCURRENT:
-            count = self._counts.get(bucket, 0) - amount
-            if count > 0:
-                self._counts[bucket] = count
-            else:
-                self._counts.pop(bucket, None)
-        elif amount < 0:
-            self._tats_us[bucket] = gcra.charge(self._tats_us.get(bucket, 0), now_us, demand.quota.cost_us(-amount))
-            if len(self._tats_us) - len(self._round) >= self._made:
-                self._sweep(now_us)
-        elif (known_us := self._tats_us.get(bucket)) is not None:
-            self._tats_us[bucket] = gcra.give_back(known_us, now_us, demand.quota.returned_us(amount), level)
+        tats_us = self._tats_us
+        self._give_back_all(tats_us, self._counts, demands, levels, tokens, now_us, requests)
+        if tokens < 0 and len(tats_us) - len(self._round) >= self._made:  # else no bucket is made
+            self._sweep(now_us)
 
     async def refill(self, short: Short) -> None:
         """See Store: here everything is always at hand."""

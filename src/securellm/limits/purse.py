@@ -167,14 +167,18 @@ class Purse:
         """See Reservation.settle."""
         reservation._open = False
         self._open.pop(reservation, None)
-        cost_nusd, tokens = min(cost_nusd, MAX_NUSD), min(tokens, MAX_TOKENS)
+        if cost_nusd > MAX_NUSD:
+            cost_nusd = MAX_NUSD
+        if tokens > MAX_TOKENS:
+            tokens = MAX_TOKENS
         reserved_nusd, reserved_tokens = reservation.cost_nusd, reservation.tokens
         for lease in reservation._parts:
             lease.settle(reserved_nusd, reserved_tokens, cost_nusd, tokens)
             if not lease.touched:
                 self._touch(lease)
         over_nusd = cost_nusd - reserved_nusd
-        reservation.over_tokens = max(tokens - reserved_tokens, 0)
+        if tokens > reserved_tokens:
+            reservation.over_tokens = tokens - reserved_tokens
         if over_nusd <= 0 or not reservation._parts:
             return 0
         self.overruns += 1

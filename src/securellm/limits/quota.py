@@ -55,7 +55,7 @@ class Quota(msgspec.Struct, frozen=True):
 
     def returned_us(self, amount: int) -> int:
         """How much of the bucket `amount` gives back, rounded down."""
-        return amount * self.period_us // self.limit
+        return gcra.returned_of(amount, self.limit, self.period_us)
 
     @property
     def capacity_us(self) -> int:
@@ -133,10 +133,11 @@ class Store(Protocol):
     def would_allow(self, demands: Demands, tokens: int, now_us: int) -> Denied | Never | Short | None:
         """What `take` would answer, None for a grant; changes nothing."""
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
-        """Give back `amount` of what a take that left the bucket at `level` took; a negative amount takes more.
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
+        """Give back `tokens` and the places of a take that left the buckets at `levels`; the requests only if told.
 
-        More is never refused: the bucket goes into debt. Of CONCURRENT the amount is 1. Never waits, never raises.
+        A negative number of tokens takes more, which is never refused: the bucket goes into debt, of sixty times its
+        limit at most. Never waits, never raises.
         """
 
     async def refill(self, short: Short) -> None:

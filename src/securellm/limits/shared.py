@@ -25,7 +25,6 @@ from types import ModuleType
 from securellm._fast import gcra
 from securellm.errors import ConfigError
 from securellm.limits.quota import (
-    Demand,
     Demands,
     Denied,
     Levels,
@@ -114,14 +113,9 @@ class SharedStore:
         """See Store."""
         return find_refusal(demands, tokens, now_us, self._table.levels(demands))
 
-    def give_back(self, demand: Demand, amount: int, now_us: int, level: int) -> None:
+    def give_back(self, demands: Demands, levels: Levels, tokens: int, now_us: int, *, requests: bool = False) -> None:
         """See Store."""
-        if demand.measure is Measure.CONCURRENT:
-            self._table.leave(demand.bucket)
-        elif amount < 0:
-            self._table.charge(demand.bucket, now_us, demand.quota.cost_us(-amount))
-        else:
-            self._table.give_back(demand.bucket, now_us, demand.quota.returned_us(amount), level)
+        self._table.give_back(demands, levels, tokens, now_us, requests)
 
     async def refill(self, short: Short) -> None:
         """See Store: here everything is always at hand."""

@@ -4,6 +4,7 @@ Labels hold only what the configuration bounds: providers' names, endpoints, sta
 choose. How a gauge of several workers becomes one figure is written beside it.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from securellm.chat import Attempt, Endpoint, Settlement, Status
+from securellm.chat import Endpoint, Settlement, Status
 from securellm.telemetry.tally import Cells, Counter, Gauge, Histogram, Merge, merge, open_cells, read_others
 
 DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -102,8 +103,8 @@ class Metrics:
         self._counter = functools.cache(self._new_counter)
         self._gauge = functools.cache(self._new_gauge)
         self._histogram = functools.cache(self._new_histogram)
-        self._of_requests = functools.cache(self._find_of_requests)
-        self._of_tokens = functools.cache(self._find_of_tokens)
+        self._attempted = functools.cache(self._find_attempted)
+        self._places: dict[tuple[Endpoint, Status, str], _Places] = {}
         for family in FAMILIES:  # what has no labels is shown from the start
             if not family.labels and family.kind == "counter":
                 self._counter(family.name)
@@ -115,22 +116,35 @@ class Metrics:
 
     def settled(self, settlement: Settlement) -> None:
         """Count one request and its attempts. Waits for nothing."""
-        requests, duration_s = self._of_requests(settlement.endpoint, settlement.outcome.status)
-        requests.inc()
-        duration_s.observe(settlement.duration_ms / 1000)
+        # On the cells themselves: this is done for every request, and a call for each of them takes twice as long.
+        values, provider = self._cells.values, settlement.provider or NO_PROVIDER
+        kind = settlement.endpoint, settlement.outcome.status, provider
+        places = self._places.get(kind)
+        if places is None:
+            places = self._places[kind] = self._new_places(*kind)
+        values[places.requests] += 1.0
+        duration_s = settlement.duration_ms / 1000
+        values[places.durations + bisect.bisect_left(DURATION_BUCKETS_S, duration_s)] += 1.0
+        values[places.durations_sum] += duration_s
         for attempt in settlement.attempts:
-            self._attempted(attempt)
+            if attempt.skipped is None:
+                self._attempted(attempt.provider).inc()
+                if attempt.error_code is not None and attempt.error_code != "cancelled":
+                    self._counter("securellm_provider_errors", attempt.provider).inc()
         if settlement.cache != "off":
             self._counter("securellm_cache_hits" if settlement.cache == "hit" else "securellm_cache_misses").inc()
-        provider = settlement.provider or NO_PROVIDER
         if settlement.first_token_ms is not None:
             self._histogram("securellm_first_token_seconds", provider).observe(settlement.first_token_ms / 1000)
         if settlement.cost_nusd is not None:
-            self._counter("securellm_cost_usd", provider).inc(settlement.cost_nusd / NUSD_PER_USD)
+            if not places.cost:
+                places.cost = self._counter("securellm_cost_usd", provider).at
+            values[places.cost] += settlement.cost_nusd / NUSD_PER_USD
         if settlement.usage is not None:
-            prompt, completion = self._of_tokens(provider)
-            prompt.inc(settlement.usage.prompt_tokens)
-            completion.inc(settlement.usage.completion_tokens)
+            if not places.completion:
+                places.prompt = self._counter("securellm_token_usage", provider, "prompt").at
+                places.completion = self._counter("securellm_token_usage", provider, "completion").at
+            values[places.prompt] += settlement.usage.prompt_tokens
+            values[places.completion] += settlement.usage.completion_tokens
 
     def count(self, name: str, *labels: str, amount: float = 1.0) -> None:
         """Add to a counter of FAMILIES, by its labels in their order."""
@@ -160,19 +174,12 @@ class Metrics:
         """What all workers counted, in Prometheus's text format. Takes milliseconds: call it in a thread."""
         return generate_latest(self.registry)
 
-    def _attempted(self, attempt: Attempt) -> None:
-        if attempt.skipped is None:
-            self._counter("securellm_provider_requests", attempt.provider).inc()
-            if attempt.error_code is not None and attempt.error_code != "cancelled":
-                self._counter("securellm_provider_errors", attempt.provider).inc()
+    def _new_places(self, endpoint: Endpoint, status: Status, provider: str) -> "_Places":
+        requests = self._counter("securellm_requests", endpoint.value, status.value)
+        return _Places(requests.at, self._histogram("securellm_request_duration_seconds", endpoint.value).at)
 
-    def _find_of_requests(self, endpoint: Endpoint, status: Status) -> tuple[Counter, Histogram]:
-        counter = self._counter("securellm_requests", endpoint.value, status.value)
-        return counter, self._histogram("securellm_request_duration_seconds", endpoint.value)
-
-    def _find_of_tokens(self, provider: str) -> tuple[Counter, Counter]:
-        prompt = self._counter("securellm_token_usage", provider, "prompt")
-        return prompt, self._counter("securellm_token_usage", provider, "completion")
+    def _find_attempted(self, provider: str) -> Counter:
+        return self._counter("securellm_provider_requests", provider)
 
     def _new_counter(self, name: str, *labels: str) -> Counter:
         return Counter(self._cells, self._key(name, "counter", labels))
@@ -194,6 +201,18 @@ class Metrics:
         merged = merge(parts, {family.name: family.merge for family in FAMILIES})
         for family in FAMILIES:
             yield _metric(family, {key[1]: cells for key, cells in merged.items() if key[0] == family.name})
+
+
+class _Places:
+    """Which cells count the requests of one door, outcome and provider; 0: nothing was, and nothing is shown."""
+
+    __slots__ = ("completion", "cost", "durations", "durations_sum", "prompt", "requests")
+
+    def __init__(self, requests: int, durations: int) -> None:
+        self.requests = requests
+        self.durations = durations  # the first of its buckets
+        self.durations_sum = durations + len(DURATION_BUCKETS_S) + 1
+        self.cost = self.prompt = self.completion = 0
 
 
 class _Collector:

@@ -7,28 +7,27 @@ Codes and figures are logged, no message: a provider's may repeat the prompt.
 
 import logging
 
-from securellm.chat import Settlement, Status
+from securellm.chat import Outcome, Settlement, Status
 
 TROUBLE = frozenset({Status.FAILED, Status.TIMEOUT, Status.TRUNCATED})
 UNREMARKABLE = frozenset({Status.SUCCESS, Status.CANCELLED, Status.REJECTED})
 
 SHOWN_CHARACTERS = 512  # of one field
 
+DEBUG = logging.DEBUG
+
 _log = logging.getLogger("securellm.requests")
 
 
 def log_settled(settlement: Settlement) -> None:
     """Log how a request ended. Waits for nothing but the log itself."""
-    level = _level(settlement)
+    level = DEBUG if settlement.outcome.status in UNREMARKABLE else _level(settlement.outcome)
     if _log.isEnabledFor(level):
         status = settlement.outcome.status.value
         _log.log(level, "%s: %s", settlement.endpoint.value, status, extra={"fields": _fields(settlement)})
 
 
-def _level(settlement: Settlement) -> int:
-    outcome = settlement.outcome
-    if outcome.status in UNREMARKABLE:
-        return logging.DEBUG
+def _level(outcome: Outcome) -> int:
     answered_4xx = outcome.http_status is not None and 400 <= outcome.http_status < 500
     return logging.WARNING if outcome.status in TROUBLE and not answered_4xx else logging.INFO
 

@@ -97,46 +97,46 @@ def read_others(run_dir: Path | None, slot: int) -> list[dict[Key, list[float]]]
 class Counter:
     """One series that only grows."""
 
-    __slots__ = ("_at", "_values")
+    __slots__ = ("_values", "at")
 
     def __init__(self, cells: Cells, key: Key) -> None:
-        self._at = cells.claim(key, 1)
+        self.at = cells.claim(key, 1)  # its cell
         self._values = cells.values
 
     def inc(self, amount: float = 1.0) -> None:
         """Add to it."""
-        self._values[self._at] += amount
+        self._values[self.at] += amount
 
 
 class Gauge:
     """One series that is set; unknown until then, also when a predecessor had set it."""
 
-    __slots__ = ("_at", "_values")
+    __slots__ = ("_values", "at")
 
     def __init__(self, cells: Cells, key: Key) -> None:
-        self._at = cells.claim(key, 1)
+        self.at = cells.claim(key, 1)
         self._values = cells.values
-        self._values[self._at] = UNKNOWN
+        self._values[self.at] = UNKNOWN
 
     def set(self, value: float) -> None:
         """It is this now."""
-        self._values[self._at] = value
+        self._values[self.at] = value
 
 
 class Histogram:
     """One series of observations, by bounds: a cell for each bucket, one for what is above, one for the sum."""
 
-    __slots__ = ("_at", "_bounds", "_values")
+    __slots__ = ("_bounds", "_values", "at")
 
     def __init__(self, cells: Cells, key: Key, bounds: tuple[float, ...]) -> None:
-        self._at = cells.claim(key, len(bounds) + 2)
+        self.at = cells.claim(key, len(bounds) + 2)  # the first of its cells
         self._bounds = bounds
         self._values = cells.values
 
     def observe(self, value: float) -> None:
         """Count it in its bucket."""
-        self._values[self._at + bisect.bisect_left(self._bounds, value)] += 1.0
-        self._values[self._at + len(self._bounds) + 1] += value
+        self._values[self.at + bisect.bisect_left(self._bounds, value)] += 1.0
+        self._values[self.at + len(self._bounds) + 1] += value
 
 
 def merge(parts: Sequence[dict[Key, list[float]]], merges: dict[str, Merge]) -> dict[Key, list[float]]:
