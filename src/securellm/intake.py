@@ -67,14 +67,17 @@ _SAYING = {
 _apart = trio.CapacityLimiter(2)
 
 
-def read_head(headers: Headers) -> int:
+def read_head(call: Call) -> int:
     """What a head may have in it: HOP, DOUBTFUL, PROVIDER, added up."""
-    found = 0
-    for name, _ in headers:
-        says = _SAYING.get(name)
-        if says is None:
-            says = DOUBTFUL if names_destination(name) else 0
-        found |= says
+    found = call.notes.says
+    if found is None:
+        found = 0
+        for name, _ in call.headers:
+            says = _SAYING.get(name)
+            if says is None:
+                says = DOUBTFUL if names_destination(name) else 0
+            found |= says
+        call.notes.says = found
     return found
 
 

@@ -53,7 +53,7 @@ class View:
                 self._rates[record.id] = rates
         self._own = _by_subject(table.budgets if table else ())
         self._settings = settings
-        self._budgets: dict[KeyId | None, tuple[Budget, ...]] = {}
+        self._budgets: dict[KeyId | None, tuple[Caller, tuple[Budget, ...]]] = {}
 
     def rates(self, caller: Caller) -> OwnRates:
         """What the store says of the caller's rates."""
@@ -62,9 +62,9 @@ class View:
     def budgets(self, caller: Caller) -> tuple[Budget, ...]:
         """What bounds the caller's spending; a subject without a budget in the store has the configuration's."""
         known = self._budgets.get(caller.key_id)
-        if known is None:
-            known = self._budgets[caller.key_id] = tuple(self._find_budgets(caller))
-        return known
+        if known is None or not (known[0] is caller or known[0] == caller):  # who was told apart before a change
+            known = self._budgets[caller.key_id] = caller, tuple(self._find_budgets(caller))
+        return known[1]
 
     def active(self, now_s: float) -> set[KeyId]:
         """The keys that are in force."""
