@@ -27,7 +27,6 @@ from securellm.intake import (
     peek_apart,
     read_body,
     read_head,
-    text_bytes,
     weigh_body,
 )
 from securellm.limits.in_flight import InFlightBytes
@@ -241,7 +240,7 @@ class _Steps:
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
         check_other_models(other_models_of(self._caller, route.targets), body)
         weight = peeked.weight or await weigh_body(call.endpoint, body)
-        self.tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
+        self.tokens = estimate_use_tokens(body, weight, peeked)
         self.limits = self._limits_of(route, self.tokens)
         self.most = most_of(call.endpoint, peeked, weight, ceilings_of(serving, route.targets))
         self.budgets = [_left(one, self.most) for one in self._spent]

@@ -42,7 +42,6 @@ from securellm.intake import (
     peek_apart,
     read_body,
     read_head,
-    text_bytes,
     weigh_body,
 )
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
@@ -120,14 +119,6 @@ class Gateway:
             self._ledger.event("authentication_failed", client_ip=client_ip)
             raise
 
-    def _identify(self, call: Call) -> Caller:
-        """As `authenticate`, with the notes on the call's head."""
-        try:
-            return self._accounts.identify_caller(call)
-        except InvalidKey:
-            self._ledger.event("authentication_failed", client_ip=call.client_ip)
-            raise
-
     async def record(self, call: Call, caller: Caller, act: Callable[[], Awaitable[T]]) -> T:
         """Do what an operator asks for, between its two records. Raises AuditUnavailable and whatever `act` raises."""
         page = self._ledger.open_page()
@@ -154,8 +145,9 @@ class Gateway:
         serving, planner, endpoint = self._serving, self._planner, call.endpoint
         try:
             head = read_head(call)
-            check_hop(head)
-            caller = self._identify(call)
+            if head:
+                check_hop(head)
+            caller = self._accounts.identify_caller(call)
             page = self._ledger.open_page(serving.tariff)
         except SecureLLMError as error:
             return self._turn_away(call, error)
@@ -165,7 +157,8 @@ class Gateway:
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            check_head(head, call.headers)
+            if head:
+                check_head(head, call.headers)
             check_caller(caller, endpoint, call.client_ip)
             body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
@@ -176,18 +169,16 @@ class Gateway:
             weight = peeked.weight
             if weight is None and len(body) >= LARGE_BYTES:
                 weight = await weigh_body(endpoint, body)
-            tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
-            hold = serving.limiter.take(plan.demands, tokens)
-            if not isinstance(hold, Hold):
-                hold = await serving.limiter.decide(hold, plan.demands, tokens)
+            tokens = estimate_use_tokens(body, weight, peeked)
+            taken = serving.limiter.take(plan.demands, tokens)
+            hold = taken if isinstance(taken, Hold) else await serving.limiter.decide(taken, plan.demands, tokens)
             holdings.keep_hold(hold, tokens)
             if plan.budgets:
                 weight = weight or await weigh_body(endpoint, body)
                 most = most_of(endpoint, peeked, weight, plan.ceilings)
-                spending = caller, most.cost_nusd, most.tokens, call.request_id
-                reservation = self._budgets.take(*spending, plan.budgets)
-                if reservation is None:
-                    reservation = await self._budgets.wait(*spending)
+                cost_nusd, most_tokens, request_id = most.cost_nusd, most.tokens, call.request_id
+                reservation = self._budgets.take(caller, cost_nusd, most_tokens, request_id, plan.budgets)
+                reservation = reservation or await self._budgets.wait(caller, cost_nusd, most_tokens, request_id)
                 holdings.keep_reservation(reservation, most)
             found = None
             if self._answers is not None and serving.config.cache.enabled:
@@ -372,6 +363,8 @@ class Gateway:
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
         """Refuse a caller who is not known, or whom nobody can be served for now: there is no record of it."""
+        if isinstance(error, InvalidKey):
+            self._ledger.event("authentication_failed", client_ip=call.client_ip)
         self._ledger.tell(settlement_of_call(call, refused(error), None, None, self._serving.config.epoch))
         return _refusal(call, error)
 

@@ -169,12 +169,12 @@ def text_bytes(body: bytes, weight: Weight | None) -> int:
     return weight.input_tokens
 
 
-def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:
+def estimate_use_tokens(body: bytes, weight: Weight | None, peeked: Peeked) -> int:
     """Tokens that a request may come to, for limits: those of its body, and of each answer as many as may be.
 
     A quarter of the body's `text_bytes`; what limits count is trued up afterwards.
     """
-    return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
+    return estimate_tokens(text_bytes(body, weight)) + (peeked.max_output_tokens or 0) * peeked.n
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:

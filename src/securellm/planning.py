@@ -1,7 +1,7 @@
-"""What admission decides alike for a caller, a door and a model, worked out once: whom to ask, what limits and bounds it.
+"""What admission decides alike for a caller, a door and a model, worked out once: whom to ask, and what bounds it.
 
 A plan holds under one configuration, one version of the accounts and one of the catalogue; with another of any of them
-all are made anew. Whatever depends on the moment is no part of it: whether a key is in force, its addresses, how much is
+all are made anew. Whatever depends on the moment is no part of it: whether a key is in force, its addresses, what is
 left of a limit or a budget, and how the targets of `auto` are doing, for which a plan is made each time. No I/O.
 """
 

@@ -4,7 +4,8 @@ Nothing here is computed for a request: the caller of a key, its own rates and i
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from securellm.accounts.bounds import NO_OWN_RATES, Budget, OwnRates, default_budget, subjects_of
 from securellm.accounts.keys import KeyRecord
@@ -15,7 +16,7 @@ from securellm.config.tree import Budgets, Rates
 NEVER_S = float("inf")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """A key that is in force, unless its time is up. The digest before is None but for a key that was rotated."""
 
     digest: bytes

@@ -64,8 +64,9 @@ class Charge(msgspec.Struct, eq=False):
 
     def grow_to(self, size_bytes: int) -> None:
         """Charge up to a total of `size_bytes`. Raises BytesInFlight, and charges nothing, when there is no room."""
-        if size_bytes > self._size_bytes:
-            self._budget._take(size_bytes - self._size_bytes)
+        more_bytes = size_bytes - self._size_bytes
+        if more_bytes > 0:
+            self._budget._take(more_bytes)
             self._size_bytes = size_bytes
 
     def release(self) -> None:

@@ -153,7 +153,11 @@ class Purse:
 
         `budgets` are the caller's, where they are known already.
         """
-        parts = self._parts(caller, now_s, budgets)
+        kept = self._parts_of.get(caller.key_id)
+        if kept is not None and kept[0] is budgets and now_s < kept[1]:
+            parts = kept[2]
+        else:
+            parts = self._parts(caller, now_s, budgets)
         for lease in parts:
             if not lease.covers(cost_nusd, tokens, now_s) and lease.limits(cost_nusd, tokens):
                 return None
