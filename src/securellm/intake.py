@@ -174,7 +174,8 @@ def estimate_use_tokens(body: bytes, weight: Weight | None, peeked: Peeked) -> i
 
     A quarter of the body's `text_bytes`; what limits count is trued up afterwards.
     """
-    return estimate_tokens(text_bytes(body, weight)) + (peeked.max_output_tokens or 0) * peeked.n
+    size_bytes = len(body) if weight is None or not weight.images else text_bytes(body, weight)
+    return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 
 def _check_size(size_bytes: int, limit_bytes: int) -> None:
