@@ -1,4 +1,4 @@
-"""Who may answer: what is kept of it is found anew when the caller, the catalogue or a provider's health is another."""
+"""Who may answer, by the grants of a key, what providers say and how they are doing."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def ids(serving: Serving, who: Caller, model: str) -> list[str]:
     return [target.id for target in candidates_of(serving, who, Endpoint.CHAT, model, None).targets]
 
 
-async def test_another_grant_of_the_same_key_is_in_force_at_once(tmp_path: Path) -> None:
-    """What was found for a key as it was says nothing of the key with other grants."""
+async def test_another_grant_of_the_same_key(tmp_path: Path) -> None:
+    """A key for other models is refused."""
     serving = open_serving(tmp_path)
     assert ids(serving, caller(), "one/m") == ["one/m"]
     with pytest.raises(ModelRefused):

@@ -39,8 +39,8 @@ class Body:
         return b""
 
 
-def call_with(body: Body) -> Call:
-    return Call(Endpoint.CHAT, "/v1/chat/completions", [], body, "127.0.0.1", new_request_id(), trio.current_time())
+def call_with(body: Body, headers: Headers | None = None) -> Call:
+    return Call(Endpoint.CHAT, "/v1/chat/completions", headers or [], body, "127.0.0.1", new_request_id(), 0.0)
 
 
 async def take(body: Body, **settings: int) -> bytes:
@@ -86,7 +86,7 @@ async def test_no_least_rate_is_no_least_rate(autojump_clock: MockClock) -> None
 
 def check_all(headers: Headers) -> None:
     """What admission makes of a head."""
-    head = read_head(headers)
+    head = read_head(call_with(Body([], [], 0), headers))
     check_hop(head)
     check_head(head, headers)
 
@@ -113,10 +113,11 @@ def test_what_a_head_must_not_say_is_seen(header: tuple[bytes, bytes], error: ty
 def test_an_ordinary_head_is_in_no_doubt() -> None:
     """What every client sends needs no second look; the wish for a provider is told."""
     ordinary: Headers = [(b"host", b"a"), (b"authorization", b"Bearer k"), (b"x-own", b"b"), (b"x-stainless-os", b"c")]
-    assert read_head(ordinary) == 0
+    assert read_head(call_with(Body([], [], 0), ordinary)) == 0
     wished: Headers = [*ordinary, (b"x-provider", b"one"), (b"x-provider", b" one ")]
-    assert read_head(wished) & PROVIDER
-    check_head(read_head(wished), wished)
+    head = read_head(call_with(Body([], [], 0), wished))
+    assert head & PROVIDER
+    check_head(head, wished)
 
 
 async def test_images_are_no_text_to_the_limits() -> None:

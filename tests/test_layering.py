@@ -42,6 +42,7 @@ LAYERS: dict[str, set[str]] = {
     "serving": BOTTOM | {"audit", "config", "ledger", "limits", "pricing", "providers", "routing", "upstream"},
     "commons": BOTTOM | {"accounts", "audit", "cache", "config", "limits", "redis_link", "telemetry", "workers"},
     "candidates": PURE_CORE | {"accounts", "holdings", "pricing", "routing", "serving"},
+    "planning": BOTTOM | {"accounts", "audit", "candidates", "limits", "pricing", "routing", "serving"},
     "holdings": BOTTOM | {"cache", "limits", "routing"},
     "recall": PURE_CORE | {"cache", "permit", "routing", "settlement", "upstream"},
     # It walks the way of a request beside the gateway: what the gateway imports for that, it imports, too.
@@ -84,6 +85,7 @@ LAYERS: dict[str, set[str]] = {
         "cache",
         "candidates",
         "holdings",
+        "planning",
         "recall",
         "serving",
     },

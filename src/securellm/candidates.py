@@ -15,70 +15,15 @@ from securellm.holdings import Most
 from securellm.pricing.bound import Ceiling, by_price, ceiling_of, image_tokens_at_most, worst_case
 from securellm.pricing.table import price_of
 from securellm.routing import PassedOver, Route, Target
-from securellm.serving import KnownCeiling, KnownRoute, Serving
+from securellm.serving import KnownCeiling, Serving
 from securellm.wire.body import Peeked, names_of
 from securellm.wire.weight import Weight
 
-MAX_KNOWN = 4096  # routes that are kept, by key and model, and bounds, by target; past it all are found anew
+MAX_KNOWN = 4096  # bounds that are kept, by target; past it all are found anew
 
 
 def candidates_of(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     """The targets to ask, in order. Raises UnknownModel and its kin, ModelRefused, UnpricedModel."""
-    asked = (caller.key_id, model, x_provider, endpoint)
-    known = serving.routes.get(asked)
-    if known is not None and known.caller is caller and known.generation == serving.catalogue.generation:
-        return known.route
-    route = _find_candidates(serving, caller, endpoint, model, x_provider)
-    if not serving.catalogue.is_auto(model, x_provider):  # which depends on how its targets are doing
-        if len(serving.routes) >= MAX_KNOWN:
-            serving.routes.clear()
-        serving.routes[asked] = KnownRoute(caller, serving.catalogue.generation, route)
-    return route
-
-
-def check_other_models(caller: Caller, targets: Iterable[Target], body: bytes) -> None:
-    """A key for some models only names no others for the provider to ask in their place. Raises ModelRefused."""
-    if caller.grants.models is None:
-        return
-    names = {name for target in targets for name in target.provider.quirks.other_models}
-    for name in names.intersection(names_of(body) if names else ()):
-        raise ModelRefused(
-            f"this key may use some models only, and {name} names others beside model; leave it out", param=name
-        )
-
-
-def most_of(serving: Serving, endpoint: Endpoint, peeked: Peeked, weight: Weight, targets: Iterable[Target]) -> Most:
-    """The dearest of the targets, each at its own prices and bounds."""
-    cost_nusd = tokens = output_tokens = 0
-    for target in targets:
-        ceiling = _ceiling(serving, target)
-        bound = worst_case(endpoint, peeked, weight, ceiling)
-        output = (peeked.max_output_tokens or ceiling.max_output_tokens) * peeked.n * weight.answers
-        cost_nusd, tokens = max(cost_nusd, bound.cost_nusd), max(tokens, bound.tokens)
-        output_tokens = max(output_tokens, output)
-    return Most(cost_nusd, tokens, output_tokens)
-
-
-def _ceiling(serving: Serving, target: Target) -> Ceiling:
-    """What bounds requests to a target, as long as the catalogue says the same of it."""
-    provider, model, generation = target.provider, target.model, serving.catalogue.generation
-    known = serving.ceilings.get((provider.name, model))
-    if known is not None and known.generation == generation:
-        return known.ceiling
-    card = serving.catalogue.card(provider.name, model)
-    ceiling = ceiling_of(
-        price_of(serving.prices, provider.name, model),
-        image_tokens=image_tokens_at_most(provider.kind, model),
-        window_tokens=card.context if card is not None else None,
-        max_output_tokens=serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens,
-    )
-    if len(serving.ceilings) >= MAX_KNOWN:
-        serving.ceilings.clear()
-    serving.ceilings[provider.name, model] = KnownCeiling(generation, ceiling)
-    return ceiling
-
-
-def _find_candidates(serving: Serving, caller: Caller, endpoint: Endpoint, model: str, x_provider: str | None) -> Route:
     catalogue, healthy = serving.catalogue, serving.origins.healthy
     try:
         route = catalogue.route(model, x_provider, endpoint, healthy)
@@ -101,6 +46,60 @@ def _find_candidates(serving: Serving, caller: Caller, endpoint: Endpoint, model
     left = tuple(target for target, reason in zip(route.targets, reasons, strict=True) if not reason)
     fallen = tuple(PassedOver(target, reason) for target, reason in zip(route.targets, reasons, strict=True) if reason)
     return msgspec.structs.replace(route, targets=left, passed_over=route.passed_over + fallen)
+
+
+def other_models_of(caller: Caller, targets: Iterable[Target]) -> frozenset[str]:
+    """The fields by which a body would have the targets ask other models, where the key is for some models only."""
+    if caller.grants.models is None:
+        return frozenset()
+    return frozenset(name for target in targets for name in target.provider.quirks.other_models)
+
+
+def check_other_models(names: frozenset[str], body: bytes) -> None:
+    """Refuse a body that names others for the provider to ask in their place. Raises ModelRefused."""
+    for name in names.intersection(names_of(body) if names else ()):
+        raise ModelRefused(
+            f"this key may use some models only, and {name} names others beside model; leave it out", param=name
+        )
+
+
+def most_of(endpoint: Endpoint, peeked: Peeked, weight: Weight, ceilings: Iterable[Ceiling]) -> Most:
+    """The dearest of some targets, each at its own prices and bounds."""
+    cost_nusd = tokens = output_tokens = 0
+    for ceiling in ceilings:
+        bound = worst_case(endpoint, peeked, weight, ceiling)
+        output = (peeked.max_output_tokens or ceiling.max_output_tokens) * peeked.n * weight.answers
+        if bound.cost_nusd > cost_nusd:
+            cost_nusd = bound.cost_nusd
+        if bound.tokens > tokens:
+            tokens = bound.tokens
+        if output > output_tokens:
+            output_tokens = output
+    return Most(cost_nusd, tokens, output_tokens)
+
+
+def ceilings_of(serving: Serving, targets: Iterable[Target]) -> tuple[Ceiling, ...]:
+    """What bounds requests to some targets, as long as the catalogue says the same of them."""
+    return tuple(_ceiling(serving, target) for target in targets)
+
+
+def _ceiling(serving: Serving, target: Target) -> Ceiling:
+    """What bounds requests to a target, as long as the catalogue says the same of it."""
+    provider, model, generation = target.provider, target.model, serving.catalogue.generation
+    known = serving.ceilings.get((provider.name, model))
+    if known is not None and known.generation == generation:
+        return known.ceiling
+    card = serving.catalogue.card(provider.name, model)
+    ceiling = ceiling_of(
+        price_of(serving.prices, provider.name, model),
+        image_tokens=image_tokens_at_most(provider.kind, model),
+        window_tokens=card.context if card is not None else None,
+        max_output_tokens=serving.catalogue.max_output(target) or serving.config.budgets.unknown_max_output_tokens,
+    )
+    if len(serving.ceilings) >= MAX_KNOWN:
+        serving.ceilings.clear()
+    serving.ceilings[provider.name, model] = KnownCeiling(generation, ceiling)
+    return ceiling
 
 
 def _reason(serving: Serving, caller: Caller, target: Target) -> str:

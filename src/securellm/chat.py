@@ -67,6 +67,23 @@ class BodySource(Protocol):
         """The next piece, b"" at the end. The first call answers `Expect: 100-continue`."""
 
 
+class HeadNotes(msgspec.Struct, eq=False):
+    """What was found in a head, so that it need not be found again where the next one says the same.
+
+    Whoever reads a head makes them, empty, and the gateway fills them in. They decide nothing: a key that was found is
+    looked up for each request.
+    """
+
+    says: int | None = None  # see `intake.read_head`
+    key_id: KeyId | None = None  # of the one key in it, if it is of our form
+    key_digest: bytes = b""
+    key_pepper: bytes | None = None  # under which the digest was made
+
+    def __repr__(self) -> str:
+        """Without the digest."""
+        return f"<HeadNotes says={self.says} key_id={self.key_id}>"
+
+
 class Call(msgspec.Struct, frozen=True):
     """One request at a front door, body not yet read. `target` is the canonical path with its query."""
 
@@ -77,6 +94,9 @@ class Call(msgspec.Struct, frozen=True):
     client_ip: str
     request_id: RequestId
     started_s: float  # trio.current_time() when the head was complete
+    notes: HeadNotes = msgspec.field(
+        default_factory=HeadNotes
+    )  # the same for heads that differ in Content-Length alone
 
     def header(self, name: bytes) -> str | None:
         """The first header of that (lower-case) name, decoded as latin-1."""

@@ -15,7 +15,7 @@ from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import Spending
 from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import BodyRecorder
-from securellm.candidates import candidates_of, check_other_models, most_of
+from securellm.candidates import candidates_of, ceilings_of, check_other_models, most_of, other_models_of
 from securellm.chat import Call, Caller, Endpoint, Headers, RequestId
 from securellm.config import Config
 from securellm.errors import CallerError, SecureLLMError
@@ -27,7 +27,6 @@ from securellm.intake import (
     peek_apart,
     read_body,
     read_head,
-    text_bytes,
     weigh_body,
 )
 from securellm.limits.in_flight import InFlightBytes
@@ -233,17 +232,17 @@ class _Steps:
     async def walk(self) -> None:
         """Raises what would refuse the request."""
         serving, call = self._serving, self._call
-        check_head(read_head(call.headers), call.headers)
+        check_head(read_head(call), call.headers)
         check_caller(self._caller, call.endpoint, call.client_ip)
         charge = InFlightBytes(serving.config.server.max_in_flight_bytes).open_charge()
         body = await read_body(call, charge, serving.config.server)
         peeked = self.peeked = await peek_apart(call.endpoint, body) if is_large(body) else peek(call.endpoint, body)
         route = candidates_of(serving, self._caller, call.endpoint, peeked.model, call.header(b"x-provider"))
-        check_other_models(self._caller, route.targets, body)
+        check_other_models(other_models_of(self._caller, route.targets), body)
         weight = peeked.weight or await weigh_body(call.endpoint, body)
-        self.tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
+        self.tokens = estimate_use_tokens(body, weight, peeked)
         self.limits = self._limits_of(route, self.tokens)
-        self.most = most_of(serving, call.endpoint, peeked, weight, route.targets)
+        self.most = most_of(call.endpoint, peeked, weight, ceilings_of(serving, route.targets))
         self.budgets = [_left(one, self.most) for one in self._spent]
         self.candidates = self._candidates_of(route, peeked, body)
         refusal = serving.limiter.would_allow(self._caller, route.targets[0].id, self.tokens)

@@ -12,7 +12,7 @@ settling never waits and is done exactly once.
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -21,7 +21,7 @@ from securellm.accounts.authority import check_caller
 from securellm.accounts.snapshot import Accounts
 from securellm.audit.bodies import Bodies
 from securellm.cache.answers import FRAMES_TO_WHOLE, Answers, Hit, Lead
-from securellm.candidates import candidates_of, check_other_models, most_of
+from securellm.candidates import check_other_models, most_of
 from securellm.chat import Answer, Call, Caller, Endpoint, Headers, KeyId, Outcome, Receipt, Status, Usage
 from securellm.errors import (
     AuditUnavailable,
@@ -42,15 +42,16 @@ from securellm.intake import (
     peek_apart,
     read_body,
     read_head,
-    text_bytes,
     weigh_body,
 )
 from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
+from securellm.limits.limiter import Hold
 from securellm.permit import OpenRequest, Permit, open_request
+from securellm.planning import Planner
 from securellm.recall import end_lead, hit_answer, hit_settlement, look_up
-from securellm.routing import Route
+from securellm.routing import Route, Target
 from securellm.serving import Serving
 from securellm.settlement import refused, settlement_of, settlement_of_call, usage_of
 from securellm.telemetry.faults import describe_fault
@@ -75,7 +76,7 @@ class GatewayStatistics(msgspec.Struct, frozen=True):
     ledger: LedgerStatistics
 
 
-class _Open(NamedTuple):
+class _Open(msgspec.Struct, frozen=True):
     """A request that was let in and is not settled, and the configuration it began under."""
 
     permit: Permit
@@ -89,6 +90,7 @@ class Gateway:
         self, serving: Serving, accounts: Accounts, budgets: Budgets, answers: Answers | None, ledger: Ledger
     ) -> None:
         self._serving = serving
+        self._planner = Planner(serving, accounts)
         self._answers = answers
         self._accounts = accounts
         self._budgets = budgets
@@ -100,6 +102,7 @@ class Gateway:
     def take(self, serving: Serving) -> None:
         """Serve under another configuration from now on; requests that have begun keep theirs."""
         self._serving = serving
+        self._planner = Planner(serving, self._accounts)
         self._ledger.tariff = serving.tariff
         self._in_flight.resize(serving.config.server.max_in_flight_bytes)
 
@@ -141,11 +144,12 @@ class Gateway:
 
     async def admit(self, call: Call) -> Permit | Answer:
         """Let the request in, or say why not. The key is checked before the body is read."""
-        serving, endpoint = self._serving, call.endpoint
+        serving, planner, endpoint = self._serving, self._planner, call.endpoint
         try:
-            head = read_head(call.headers)
-            check_hop(head)
-            caller = self.authenticate(call.headers, call.client_ip)
+            head = read_head(call)
+            if head:
+                check_hop(head)
+            caller = self._accounts.identify_caller(call)
             page = self._ledger.open_page(serving.tariff)
         except SecureLLMError as error:
             return self._turn_away(call, error)
@@ -155,29 +159,35 @@ class Gateway:
         try:
             if self._stopping:
                 raise ShuttingDown("the gateway is stopping", retry_after_s=1.0)
-            check_head(head, call.headers)
+            if head:
+                check_head(head, call.headers)
             check_caller(caller, endpoint, call.client_ip)
             body = await read_body(call, holdings.charge, serving.config.server)
             peeked = await peek_apart(endpoint, body) if is_large(body) else peek(endpoint, body)
             x_provider = call.header(b"x-provider") if head & PROVIDER else None
-            route = candidates_of(serving, caller, endpoint, peeked.model, x_provider)
-            check_other_models(caller, route.targets, body)
+            plan = planner.plan(caller, endpoint, peeked.model, x_provider)
+            if plan.other_models:
+                check_other_models(plan.other_models, body)
             weight = peeked.weight
             if weight is None and len(body) >= LARGE_BYTES:
                 weight = await weigh_body(endpoint, body)
-            tokens = estimate_use_tokens(text_bytes(body, weight), peeked)
-            holdings.keep_hold(await serving.limiter.admit(caller, route.targets[0].id, tokens), tokens)
-            if self._accounts.budgets(caller):
+            tokens = estimate_use_tokens(body, weight, peeked)
+            taken = serving.limiter.take(plan.demands, tokens)
+            hold = taken if isinstance(taken, Hold) else await serving.limiter.decide(taken, plan.demands, tokens)
+            holdings.keep_hold(hold, tokens)
+            if plan.budgets:
                 weight = weight or await weigh_body(endpoint, body)
-                most = most_of(serving, endpoint, peeked, weight, route.targets)
-                reservation = await self._budgets.reserve(caller, most.cost_nusd, most.tokens, call.request_id)
+                most = most_of(endpoint, peeked, weight, plan.ceilings)
+                cost_nusd, most_tokens, request_id = most.cost_nusd, most.tokens, call.request_id
+                reservation = self._budgets.take(caller, cost_nusd, most_tokens, request_id, plan.budgets)
+                reservation = reservation or await self._budgets.wait(caller, cost_nusd, most_tokens, request_id)
                 holdings.keep_reservation(reservation, most)
             found = None
             if self._answers is not None and serving.config.cache.enabled:
-                found = await self._look_up(self._answers, serving, call, caller, peeked, body, route)
-            if isinstance(found, Lead):
-                holdings.lead = found
-            bodies = await serving.bodies.open(endpoint, body)
+                found = await self._look_up(self._answers, serving, call, caller, peeked, body, plan.first)
+                if isinstance(found, Lead):
+                    holdings.lead = found
+            bodies = plan.bodies or await serving.bodies.open(endpoint, body)
         except BaseException as error:
             serving.leave()
             holdings.release()
@@ -185,11 +195,11 @@ class Gateway:
                 self._settle_unserved(call, Outcome(Status.CANCELLED), caller, peeked, page)
                 raise
             return await self._refuse(call, _told(call, error), caller, peeked, page)
-        page.intend(call, caller, peeked.model, stream=peeked.stream, target=route.targets[0])
+        page.intend(call, caller, peeked.model, stream=peeked.stream, target=plan.first)
         if isinstance(found, Hit):
             return await self._recall(serving, call, caller, peeked, body, page, bodies, holdings, found)
         deadline_s = call.started_s + serving.config.timeouts.total_s
-        permit = Permit(call, caller, peeked, body, route, holdings, page, bodies, deadline_s)
+        permit = Permit(call, caller, peeked, body, plan.route, holdings, page, bodies, deadline_s)
         if holdings.lead is not None:
             permit.collected = bytearray()
             permit.collects_bytes = FRAMES_TO_WHOLE * serving.config.cache.max_entry_bytes
@@ -279,12 +289,12 @@ class Gateway:
 
     def end_streams(self) -> None:
         """End every open request with an error of the caller's dialect, as its last word."""
-        for permit, _ in list(self._open.values()):
-            permit.interrupt(ShuttingDown("the gateway is stopping", retry_after_s=1.0))
+        for found in list(self._open.values()):
+            found.permit.interrupt(ShuttingDown("the gateway is stopping", retry_after_s=1.0))
 
     def requests(self) -> list[OpenRequest]:
         """What is being served now, the oldest first."""
-        return [open_request(permit) for permit, _ in self._open.values()]
+        return [open_request(found.permit) for found in self._open.values()]
 
     def is_open(self, request_id: str, *, of: Caller | None = None) -> bool:
         """There is such a request, and it is that caller's where one is given."""
@@ -302,19 +312,26 @@ class Gateway:
         """End the open requests of keys that are no longer in force (`security.cut_revoked`)."""
         if not keys or not self._serving.config.security.cut_revoked:
             return
-        for permit, _ in list(self._open.values()):
-            if permit.caller.key_id in keys:
-                permit.interrupt(RequestCancelled("the key of this request is no longer in force"))
+        for found in list(self._open.values()):
+            if found.permit.caller.key_id in keys:
+                found.permit.interrupt(RequestCancelled("the key of this request is no longer in force"))
 
     def statistics(self) -> GatewayStatistics:
         """The figures now."""
         return GatewayStatistics(len(self._open), self._in_flight.statistics(), self._ledger.statistics())
 
     async def _look_up(
-        self, answers: Answers, serving: Serving, call: Call, caller: Caller, peeked: Peeked, body: bytes, route: Route
+        self,
+        answers: Answers,
+        serving: Serving,
+        call: Call,
+        caller: Caller,
+        peeked: Peeked,
+        body: bytes,
+        target: Target,
     ) -> Hit | Lead | None:
         deadline_s = call.started_s + serving.config.timeouts.total_s
-        epoch, target = serving.config.epoch, route.targets[0]
+        epoch = serving.config.epoch
         return await look_up(answers, call, caller, peeked, body, target, epoch=epoch, deadline_s=deadline_s)
 
     async def _recall(
@@ -348,6 +365,8 @@ class Gateway:
 
     def _turn_away(self, call: Call, error: SecureLLMError) -> Answer:
         """Refuse a caller who is not known, or whom nobody can be served for now: there is no record of it."""
+        if isinstance(error, InvalidKey):
+            self._ledger.event("authentication_failed", client_ip=call.client_ip)
         self._ledger.tell(settlement_of_call(call, refused(error), None, None, self._serving.config.epoch))
         return _refusal(call, error)
 

@@ -27,18 +27,15 @@ class Most(msgspec.Struct, frozen=True):
     output_tokens: int
 
 
-class Holdings:
+class Holdings(msgspec.Struct, eq=False):
     """One request's. Made with the charge for its body, which may still grow."""
 
-    __slots__ = ("charge", "hold", "lead", "most_output_bytes", "reservation", "tokens")
-
-    def __init__(self, charge: Charge) -> None:
-        self.charge = charge
-        self.hold: Hold | None = None
-        self.reservation: Reservation | None = None
-        self.lead: Lead | None = None  # others wait for this request's answer
-        self.most_output_bytes: float = math.inf  # of an answer for which no more was reserved
-        self.tokens = 0  # that the limits count until the real number is known
+    charge: Charge
+    hold: Hold | None = None
+    reservation: Reservation | None = None
+    lead: Lead | None = None  # others wait for this request's answer
+    most_output_bytes: float = math.inf  # of an answer for which no more was reserved
+    tokens: int = 0  # that the limits count until the real number is known
 
     def keep_hold(self, hold: Hold, tokens: int) -> None:
         """Keep what was taken of the limits, which count so many tokens until the real number is known."""

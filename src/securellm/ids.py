@@ -6,42 +6,57 @@ import time
 from securellm.chat import RequestId
 
 RANDOM_BYTES = 10  # of one id
-_IDS_AHEAD = 256
+_IDS_AHEAD = 64
 _VARIANTS = "89ab"  # the RFC's two bits, and two that are random
 
 
-class _Random:
-    """Random bytes taken from the system for many ids at once.
+class _Ids:
+    """Ids whose random half is made for many at once, and whose time is written anew for each millisecond.
 
     Each call for random bytes lets go of the interpreter's lock, and then waits behind whichever thread has taken it.
     """
 
     def __init__(self) -> None:
-        self._left = b""
+        self._endings: list[str] = []
+        self._unix_ms = -1
+        self._beginning = ""  # of that millisecond
         os.register_at_fork(after_in_child=self.forget)
 
     def forget(self) -> None:
-        """Give no byte that was taken so far: a process that was forked would give the same ones."""
-        self._left = b""
+        """Give nothing that is made already: a process that was forked would give the same."""
+        self._endings = []
 
-    def take(self) -> bytes:
-        """The random bytes of one id."""
-        if not self._left:
-            self._left = os.urandom(RANDOM_BYTES * _IDS_AHEAD)
-        taken, self._left = self._left[:RANDOM_BYTES], self._left[RANDOM_BYTES:]
-        return taken
+    def take(self) -> str:
+        """The next one."""
+        unix_ms = time.time_ns() // 1_000_000
+        if unix_ms != self._unix_ms:
+            self._beginning, self._unix_ms = _encode_time(unix_ms), unix_ms
+        if not self._endings:
+            digits = os.urandom(RANDOM_BYTES * _IDS_AHEAD)
+            self._endings = [
+                _encode_random(digits[start : start + RANDOM_BYTES]) for start in range(0, len(digits), RANDOM_BYTES)
+            ]
+        return self._beginning + self._endings.pop()
 
 
-_random = _Random()
+_ids = _Ids()
 
 
 def new_request_id() -> RequestId:
     """A fresh id for one request, made before anything is known of the caller."""
-    return RequestId(encode_uuid7(time.time_ns() // 1_000_000, _random.take()))
+    return RequestId(_ids.take())
 
 
 def encode_uuid7(unix_ms: int, random_bytes: bytes) -> str:
     """The text of a UUIDv7 from 48 bits of milliseconds and the low 74 of 80 random bits."""
-    time_digits, digits = (unix_ms & 0xFFFF_FFFF_FFFF).to_bytes(6, "big").hex(), random_bytes.hex()
-    variant = _VARIANTS[random_bytes[0] & 3]
-    return f"{time_digits[:8]}-{time_digits[8:]}-7{digits[2:5]}-{variant}{digits[5:8]}-{digits[8:]}"
+    return _encode_time(unix_ms) + _encode_random(random_bytes)
+
+
+def _encode_time(unix_ms: int) -> str:
+    digits = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
+    return f"{digits[:8]}-{digits[8:]}"
+
+
+def _encode_random(random_bytes: bytes) -> str:
+    digits = random_bytes.hex()
+    return f"-7{digits[2:5]}-{_VARIANTS[random_bytes[0] & 3]}{digits[5:8]}-{digits[8:]}"

@@ -67,14 +67,17 @@ _SAYING = {
 _apart = trio.CapacityLimiter(2)
 
 
-def read_head(headers: Headers) -> int:
+def read_head(call: Call) -> int:
     """What a head may have in it: HOP, DOUBTFUL, PROVIDER, added up."""
-    found = 0
-    for name, _ in headers:
-        says = _SAYING.get(name)
-        if says is None:
-            says = DOUBTFUL if names_destination(name) else 0
-        found |= says
+    found = call.notes.says
+    if found is None:
+        found = 0
+        for name, _ in call.headers:
+            says = _SAYING.get(name)
+            if says is None:
+                says = DOUBTFUL if names_destination(name) else 0
+            found |= says
+        call.notes.says = found
     return found
 
 
@@ -166,11 +169,12 @@ def text_bytes(body: bytes, weight: Weight | None) -> int:
     return weight.input_tokens
 
 
-def estimate_use_tokens(size_bytes: int, peeked: Peeked) -> int:
+def estimate_use_tokens(body: bytes, weight: Weight | None, peeked: Peeked) -> int:
     """Tokens that a request may come to, for limits: those of its body, and of each answer as many as may be.
 
     A quarter of the body's `text_bytes`; what limits count is trued up afterwards.
     """
+    size_bytes = len(body) if weight is None or not weight.images else text_bytes(body, weight)
     return estimate_tokens(size_bytes) + (peeked.max_output_tokens or 0) * peeked.n
 
 

@@ -70,17 +70,14 @@ _SUCCESS = Status.SUCCESS  # an enum's members are slow to look up
 _Intent = tuple[Call, Caller, str | None, bool, str | None, str | None, str, int]  # what `intent_record` is given
 
 
-class Page:
+class Page(msgspec.Struct, eq=False):
     """The place of one request in the books, from `Ledger.open_page` to its settlement."""
 
-    __slots__ = ("_intent", "_now_us", "_receipt", "_reservation", "tariff")
-
-    def __init__(self, reservation: Reservation | None, tariff: Tariff, now_us: Callable[[], int]) -> None:
-        self.tariff = tariff
-        self._reservation = reservation
-        self._now_us = now_us
-        self._intent: _Intent | None = None  # once it is written
-        self._receipt: Receipt = KEPT
+    _reservation: Reservation | None
+    tariff: Tariff
+    _now_us: Callable[[], int]
+    _intent: _Intent | None = None  # once it is written
+    _receipt: Receipt = KEPT
 
     def intend(self, call: Call, caller: Caller, model: str | None, *, stream: bool, target: Target | None) -> Receipt:
         """Write the request's intent, once; `target` is who will be asked first, None when nobody will be."""

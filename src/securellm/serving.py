@@ -11,7 +11,6 @@ import trio
 
 from securellm.audit.bodies import BodyRecorder
 from securellm.audit.content import open_content_store
-from securellm.chat import Caller, Endpoint, KeyId
 from securellm.config import Config
 from securellm.ledger import Tariff
 from securellm.limits.limiter import Limiter
@@ -20,18 +19,10 @@ from securellm.pricing.table import PriceTable
 from securellm.providers.base import Provider
 from securellm.providers.registry import describe_providers
 from securellm.providers.shipped import load_shipped
-from securellm.routing import Catalogue, Route
+from securellm.routing import Catalogue
 from securellm.upstream.ask import Asker
 from securellm.upstream.clients import OpenClient, UpstreamClients, open_httpx
 from securellm.upstream.origins import Origins
-
-
-class KnownRoute(NamedTuple):
-    """Who may answer one caller's model, found when the catalogue was of that generation."""
-
-    caller: Caller
-    generation: int
-    route: Route
 
 
 class KnownCeiling(NamedTuple):
@@ -72,8 +63,7 @@ class Serving:
             commit_timeout_s=config.audit.commit_timeout_s,
         )
         self.tariff = Tariff(config.epoch, prices.sha256, prices.cost_nusd)
-        self.routes: dict[tuple[KeyId | None, str, str | None, Endpoint], KnownRoute] = {}  # see `candidates.py`
-        self.ceilings: dict[tuple[str, str], KnownCeiling] = {}  # by provider and model
+        self.ceilings: dict[tuple[str, str], KnownCeiling] = {}  # by provider and model; see `candidates.py`
         self._open_requests = 0
         self._left: trio.Event | None = None  # set when the last request has left, once somebody waits for it
 

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import trio
 
+from rig.noting import identify_twice
 from rig.postgres_server import PostgresServer
 from rig.waiting import until_true
 from securellm.accounts.records import KeyChanges, TeamChanges, UserChanges
@@ -69,7 +70,7 @@ def _header(text: str) -> Headers:
 def _code(accounts: Accounts, text: str) -> str | None:
     """The code of the refusal, None when the caller is known."""
     try:
-        accounts.identify(_header(text))
+        identify_twice(accounts, _header(text))
     except SecureLLMError as error:
         return error.code
     return None
@@ -114,9 +115,9 @@ async def test_changes_are_in_force_after_one_look(accounts: Accounts, store: St
             return _code(accounts, text)
 
         assert await after(lambda: store.update_key(key, KeyChanges(grants=Grants(models=("p/*",))))) is None
-        caller = accounts.identify(_header(text))
+        caller = identify_twice(accounts, _header(text))
         assert (caller.user_id, caller.team_id, caller.grants.models) == ("alice", "core", ("p/*",))
-        assert accounts.identify(_header(text)) is caller
+        assert identify_twice(accounts, _header(text)) is caller
         assert await after(lambda: store.update_user("alice", UserChanges(disabled=True))) == "invalid_api_key"
         assert await after(lambda: store.update_user("alice", UserChanges(disabled=False))) is None
         assert await after(lambda: store.update_team("core", TeamChanges(disabled=True))) == "invalid_api_key"
@@ -124,7 +125,7 @@ async def test_changes_are_in_force_after_one_look(accounts: Accounts, store: St
         assert await after(lambda: store.set_budget("user", "alice", limit_tokens=5)) is None
         assert [budget.id for budget in accounts.budgets(caller)] == ["user:alice:month"]
         assert await after(lambda: store.update_key(key, KeyChanges(role="admin"))) is None
-        assert accounts.identify(_header(text)).role == "admin"
+        assert identify_twice(accounts, _header(text)).role == "admin"
         assert await after(lambda: store.revoke_key(key)) == "invalid_api_key"
 
 
@@ -139,7 +140,7 @@ async def test_rotation_with_an_overlap(config: Config, store: Store) -> None:
         until_s = store.find_key(old[4:12]).previous_until_s
         assert until_s is not None
         assert (_code(accounts, old), _code(accounts, new)) == (None, None)
-        assert accounts.identify(_header(old)) == accounts.identify(_header(new))
+        assert identify_twice(accounts, _header(old)) == identify_twice(accounts, _header(new))
         now_s = until_s - 0.01
         assert _code(accounts, old) is None
         now_s = float(until_s)

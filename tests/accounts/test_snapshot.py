@@ -10,6 +10,7 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rig.noting import identify_twice
 from securellm.accounts.snapshot import FRESH_S, REFRESH_S, Accounts
 from securellm.accounts.store import Store
 from securellm.chat import Caller, Headers
@@ -37,7 +38,7 @@ def _create(store: Store, name: str = "n", **settings: object) -> str:
 def _code(accounts: Accounts, headers: Headers) -> str | None:
     """The code of the refusal, None when the caller is known."""
     try:
-        accounts.identify(headers)
+        identify_twice(accounts, headers)
     except SecureLLMError as error:
         return error.code
     return None
@@ -55,8 +56,8 @@ async def test_who_is_calling(tmp_path: Path, store: Store) -> None:
     text = _create(store, "alice", role="operator")
     accounts = Accounts(_config(tmp_path, api_keys=(Secret("0123456789abcdef"), Secret(CONFIG_KEY))), store)
     await accounts.refresh()
-    assert accounts.identify(_bearer(text)) == Caller(text[4:12], None, "alice", "operator")
-    assert accounts.identify(_bearer(CONFIG_KEY)) == Caller("config02", None, "config key 2", "user")
+    assert identify_twice(accounts, _bearer(text)) == Caller(text[4:12], None, "alice", "operator")
+    assert identify_twice(accounts, _bearer(CONFIG_KEY)) == Caller("config02", None, "config key 2", "user")
 
 
 async def test_where_the_key_may_stand(tmp_path: Path, store: Store) -> None:
@@ -99,7 +100,7 @@ async def test_what_is_refused(tmp_path: Path, store: Store) -> None:
     messages = set()
     for headers in refused:
         with pytest.raises(InvalidKey) as caught:
-            accounts.identify(headers)
+            identify_twice(accounts, headers)
         messages.add((caught.value.message, caught.value.param, caught.value.status))
     assert len(messages) == 1
 
@@ -152,7 +153,7 @@ async def test_before_the_first_read(tmp_path: Path, store: Store) -> None:
     text = _create(store)
     accounts = Accounts(_config(tmp_path, api_keys=(Secret(CONFIG_KEY),)), store)
     with pytest.raises(StoreUnavailable) as caught:
-        accounts.identify(_bearer(text))
+        identify_twice(accounts, _bearer(text))
     assert (caught.value.status, caught.value.retry_after_s) == (503, 1)
     assert _code(accounts, _bearer(CONFIG_KEY)) is None
     assert _code(accounts, _bearer("malformed")) == "invalid_api_key"
@@ -207,11 +208,11 @@ async def test_without_authentication(tmp_path: Path, store: Store) -> None:
     """Everybody is anonymous, store or no store; a good key still tells who it is."""
     text = _create(store, "alice", role="admin")
     accounts = Accounts(_config(tmp_path, require_auth=False), store)
-    assert accounts.identify(_bearer(text)) == Caller(None, None, "anonymous")
+    assert identify_twice(accounts, _bearer(text)) == Caller(None, None, "anonymous")
     await accounts.refresh()
     assert accounts.identify([]) == Caller(None, None, "anonymous")
-    assert accounts.identify(_bearer("wrong")).key_id is None
-    assert accounts.identify(_bearer(text)).role == "admin"
+    assert identify_twice(accounts, _bearer("wrong")).key_id is None
+    assert identify_twice(accounts, _bearer(text)).role == "admin"
 
 
 async def test_a_refusal_takes_as_long_whatever_is_wrong(tmp_path: Path, store: Store) -> None:
@@ -233,9 +234,9 @@ async def test_a_key_of_the_configuration_may_look_like_ours(tmp_path: Path, sto
     """One that has our form is found, though the store does not know it, or does not answer at all."""
     text = "slb_aaaaaaaa_" + "x" * 43
     accounts = Accounts(_config(tmp_path, api_keys=(Secret(text),)), store)
-    assert accounts.identify(_bearer(text)).key_id == "config01"
+    assert identify_twice(accounts, _bearer(text)).key_id == "config01"
     await accounts.refresh()
-    assert accounts.identify(_bearer(text)).key_id == "config01"
+    assert identify_twice(accounts, _bearer(text)).key_id == "config01"
     accounts.configure(_config(tmp_path))
     assert _code(accounts, _bearer(text)) == "invalid_api_key"
 

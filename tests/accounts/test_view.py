@@ -98,6 +98,14 @@ def test_budgets() -> None:
     assert View(None, Budgets()).budgets(caller) == ()
 
 
+def test_budgets_of_a_caller_who_was_told_apart_before_a_change() -> None:
+    """A request on its way in since before its key changed teams leaves those after it the new team's budget."""
+    view = _view(_key("key", team_id="new"), teams=[TeamRecord("new", "", 0)], per_team=Allowance(usd=1.0))
+    before, now = Caller(KeyId("key"), None, team_id="old"), view.entries[KeyId("key")].caller
+    assert [budget.subject for budget in view.budgets(before)] == ["old"]
+    assert [budget.subject for budget in view.budgets(now)] == ["new"]
+
+
 def test_when_keys_end() -> None:
     """A key is active until its second; the next end is the nearest that is to come."""
     view = _view(_key("a", expires_at_s=10), _key("b", expires_at_s=20), _key("c"))

@@ -358,6 +358,7 @@ def test_a_head_that_repeats_the_last_is_read_alike(
 ) -> None:
     """What was read before on a connection changes nothing: each head is what it is by itself, cut or whole."""
     reader = twin.RequestHeads()
+    fields = None
     for data in following:
         for piece in (data, data[:cut], data):
             try:
@@ -369,6 +370,19 @@ def test_a_head_that_repeats_the_last_is_read_alike(
                 assert reader.parse(piece, max_head_bytes) == expected
                 if expected is not None:
                     assert reader.raw == piece[: expected[1]]
+                    before, fields = fields, [one for one in expected[0].headers if one[0] != b"content-length"]
+                    assert not reader.repeats or fields == before
+
+
+@pytest.mark.compiled
+def test_which_heads_repeat(compiled: ModuleType) -> None:
+    """One that has another Content-Length repeats the last, one with another field does not, nor does the first."""
+    reader = compiled.RequestHeads()
+    found = []
+    for head in (REPEATED[0] % b"9", REPEATED[0] % b"9", REPEATED[0] % b"10", REPEATED[2] % b"9", REPEATED[2] % b"8"):
+        reader.parse(head, MAX_HEAD_BYTES)
+        found.append(reader.repeats)
+    assert found == [False, True, True, False, False]
 
 
 @settings(max_examples=EXAMPLES, deadline=None)

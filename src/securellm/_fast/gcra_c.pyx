@@ -15,6 +15,7 @@ from cpython.dict cimport PyDict_DelItem, PyDict_GetItem, PyDict_SetItem
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.limits cimport LLONG_MAX
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcpy
 
@@ -124,7 +125,10 @@ cdef inline int64_t _cost_of(int64_t amount, int64_t limit, int64_t period_us) n
     cdef wide_t whole = <wide_t>amount * period_us
     if limit < 1:
         limit = 1
-    whole = (whole + limit - 1) / limit
+    whole += limit - 1
+    if whole <= <wide_t>LLONG_MAX:  # as it nearly always is: far cheaper
+        return min(<int64_t>whole / limit, TOP_US)
+    whole = whole / limit
     return <int64_t>whole if whole < <wide_t>TOP_US else TOP_US
 
 
@@ -208,9 +212,9 @@ def take_all(dict tats_us not None, dict counts not None, tuple cells not None, 
                 return None
         levels.append(level)
     for place in range(PyList_GET_SIZE(levels)):
-        _read(<object>PyTuple_GET_ITEM(cells, place), asked_tokens, &asked)
-        kept = counts if asked.measure == C_CONCURRENT else tats_us
-        PyDict_SetItem(kept, <object>asked.bucket, <object>PyList_GET_ITEM(levels, place))
+        found = PyTuple_GET_ITEM(cells, place)  # which was read above
+        kept = counts if <long><object>PyTuple_GET_ITEM(<object>found, 0) == C_CONCURRENT else tats_us
+        PyDict_SetItem(kept, <object>PyTuple_GET_ITEM(<object>found, 1), <object>PyList_GET_ITEM(levels, place))
     return tuple(levels)
 
 

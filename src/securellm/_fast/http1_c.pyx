@@ -101,6 +101,7 @@ def parse_response(data, Py_ssize_t start, Py_ssize_t max_head_bytes, bint asked
 cdef class RequestHeads:
     """Reads the heads of one connection: one that repeats the last, but for its Content-Length, is only compared."""
 
+    cdef readonly bint repeats
     cdef object _head
     cdef bytes _raw
     cdef int _place  # of Content-Length among its fields; -1: none
@@ -127,10 +128,12 @@ cdef class RequestHeads:
         size = PyBytes_GET_SIZE(self._raw)
         if size > 0:
             if size <= length and size <= max_head_bytes and memcmp(at, PyBytes_AS_STRING(self._raw), size) == 0:
+                self.repeats = True
                 return self._head, size
             if self._place >= 0:
                 size = self._repeats(at, length, max_head_bytes)
                 if size > 0:
+                    self.repeats = True
                     return self._head, size
         size = scan_request(at, length, max_head_bytes, &head)
         if size == 0:
@@ -139,6 +142,7 @@ cdef class RequestHeads:
             raise request_fault(-size, max_head_bytes)
         self._head = make_request(at, &head)
         self._remember(at, size, &head)
+        self.repeats = False
         return self._head, size
 
     cdef int _remember(self, const char *data, Py_ssize_t size, const Head *head) except -1:

@@ -165,6 +165,7 @@ class RequestHeads:
 
     def __init__(self) -> None:
         self.raw = b""  # the bytes of the last head
+        self.repeats = False  # that head is known to say what the one before said, but for its Content-Length
 
     def __repr__(self) -> str:
         return f"<RequestHeads raw={len(self.raw)}>"

@@ -121,6 +121,4 @@ def _hmac_states(pepper: bytes) -> tuple[Any, Any]:
     return inner, outer
 
 
-def same_digest(one: bytes, other: bytes) -> bool:
-    """Whether two digests are equal, in constant time."""
-    return hmac.compare_digest(one, other)
+same_digest = hmac.compare_digest  # whether two digests are equal, in constant time

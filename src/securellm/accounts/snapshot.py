@@ -19,7 +19,7 @@ from securellm.accounts.keys import MAX_KEY_CHARS, digest_key, parse_key, same_d
 from securellm.accounts.records import KeyTable
 from securellm.accounts.store import Store
 from securellm.accounts.view import View
-from securellm.chat import Caller, Headers, KeyId
+from securellm.chat import Call, Caller, Headers, HeadNotes, KeyId
 from securellm.config.tree import Config
 from securellm.errors import InvalidKey, StoreUnavailable
 
@@ -86,18 +86,27 @@ class Accounts:
         """What an operator may see."""
         return f"<Accounts {self.statistics()}>"
 
-    def identify(self, headers: Headers, *, anonymous: bool = True) -> Caller:
+    def identify(self, headers: Headers, notes: HeadNotes | None = None, *, anonymous: bool = True) -> Caller:
         """Who sent these headers. Raises InvalidKey, StoreUnavailable.
 
         With authentication off every caller is anonymous, but for those who send a good key all the same; not so where
-        `anonymous` is False.
+        `anonymous` is False. The key's digest is noted.
         """
         if self._require_auth or not anonymous:
-            return self._identify(_presented_key(headers))
+            return self._identify(_presented_key(headers), notes)
         try:
-            return self._identify(_presented_key(headers))
+            return self._identify(_presented_key(headers), notes)
         except (InvalidKey, StoreUnavailable):
             return _ANONYMOUS
+
+    def identify_caller(self, call: Call) -> Caller:
+        """As `identify`; a key that was noted is looked up and compared as any other, but not read and digested."""
+        notes = call.notes
+        if notes.key_id is not None and notes.key_pepper is self._pepper and not self._is_stale(call.started_s):
+            caller = self._find_in_force(notes.key_id, notes.key_digest)
+            if caller is not None:
+                return caller
+        return self.identify(call.headers, notes)
 
     def caller_of(self, key_id: str) -> Caller | None:
         """Whoever uses the key with that id, as far as it is in force; `anonymous` where no key is needed."""
@@ -185,12 +194,12 @@ class Accounts:
         for listener in self._listeners:
             listener(ended)
 
-    def _identify(self, text: str) -> Caller:
+    def _identify(self, text: str, notes: HeadNotes | None) -> Caller:
         key_id = parse_key(text)
         if key_id is None:
             return self._identify_config(text)
         try:
-            return self._identify_stored(key_id, text)
+            return self._identify_stored(key_id, text, notes)
         except (InvalidKey, StoreUnavailable):
             if not self._config_callers:
                 raise
@@ -206,25 +215,35 @@ class Accounts:
             raise InvalidKey(_REFUSAL)
         return known
 
-    def _identify_stored(self, key_id: KeyId, text: str) -> Caller:
-        read_at_s = self._read_at_s
-        if read_at_s is None or trio.current_time() - read_at_s > self._max_stale_s:
+    def _identify_stored(self, key_id: KeyId, text: str, notes: HeadNotes | None) -> Caller:
+        if self._is_stale(trio.current_time()):
             raise StoreUnavailable("keys cannot be checked now: the key store does not answer", retry_after_s=1)
-        view = self._view
-        entry = view.entries.get(key_id)
         given = digest_key(self._pepper, text)
-        if entry is None:
-            same_digest(_NO_DIGEST, given)
-        else:
-            now_s = self._now_s()
-            good = same_digest(entry.digest, given)
-            if not good and entry.previous_digest is not None:
-                good = same_digest(entry.previous_digest, given) and now_s < entry.previous_until_s
-            if good and now_s < entry.until_s:
-                return entry.caller
-        if key_id not in view.revoked and not self._is_fresh():  # it may be new, rotated, or let in again
+        if notes is not None:
+            notes.key_id, notes.key_digest, notes.key_pepper = key_id, given, self._pepper
+        caller = self._find_in_force(key_id, given)
+        if caller is not None:
+            return caller
+        if key_id not in self._view.revoked and not self._is_fresh():  # it may be new, rotated, or let in again
             raise StoreUnavailable("a key cannot be looked up now: the key store does not answer", retry_after_s=1)
         raise InvalidKey(_REFUSAL)
+
+    def _find_in_force(self, key_id: KeyId, given: bytes) -> Caller | None:
+        """Whose key has that digest; None when it is nobody's, or is not in force now."""
+        entry = self._view.entries.get(key_id)
+        if entry is None:
+            same_digest(_NO_DIGEST, given)
+            return None
+        now_s = self._now_s()
+        good = same_digest(entry.digest, given)
+        if not good and entry.previous_digest is not None:
+            good = same_digest(entry.previous_digest, given) and now_s < entry.previous_until_s
+        return entry.caller if good and now_s < entry.until_s else None
+
+    def _is_stale(self, now_s: float) -> bool:
+        """The last good read is so old, on Trio's clock, that keys can no longer be checked."""
+        read_at_s = self._read_at_s
+        return read_at_s is None or now_s - read_at_s > self._max_stale_s
 
     def _age_s(self) -> float | None:
         return None if self._read_at_s is None else trio.current_time() - self._read_at_s

@@ -4,7 +4,8 @@ Nothing here is computed for a request: the caller of a key, its own rates and i
 """
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 from securellm.accounts.bounds import NO_OWN_RATES, Budget, OwnRates, default_budget, subjects_of
 from securellm.accounts.keys import KeyRecord
@@ -15,7 +16,7 @@ from securellm.config.tree import Budgets, Rates
 NEVER_S = float("inf")
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, frozen=True):
     """A key that is in force, unless its time is up. The digest before is None but for a key that was rotated."""
 
     digest: bytes
@@ -53,7 +54,7 @@ class View:
                 self._rates[record.id] = rates
         self._own = _by_subject(table.budgets if table else ())
         self._settings = settings
-        self._budgets: dict[KeyId | None, tuple[Budget, ...]] = {}
+        self._budgets: dict[KeyId | None, tuple[Caller, tuple[Budget, ...]]] = {}
 
     def rates(self, caller: Caller) -> OwnRates:
         """What the store says of the caller's rates."""
@@ -62,9 +63,9 @@ class View:
     def budgets(self, caller: Caller) -> tuple[Budget, ...]:
         """What bounds the caller's spending; a subject without a budget in the store has the configuration's."""
         known = self._budgets.get(caller.key_id)
-        if known is None:
-            known = self._budgets[caller.key_id] = tuple(self._find_budgets(caller))
-        return known
+        if known is None or not (known[0] is caller or known[0] == caller):  # who was told apart before a change
+            known = self._budgets[caller.key_id] = caller, tuple(self._find_budgets(caller))
+        return known[1]
 
     def active(self, now_s: float) -> set[KeyId]:
         """The keys that are in force."""

@@ -58,6 +58,10 @@ class BodyRecorder:
         self._modes = {endpoint: mode_of(audit.content, endpoint) if audit.enabled else "none" for endpoint in Endpoint}
         self._unrecorded = Bodies(self, "none", Kept("none"))  # which never change, so that all may have the same
 
+    def unrecorded(self, endpoint: Endpoint) -> Bodies | None:
+        """The bodies of any request at a door of whose bodies nothing is recorded; None at another."""
+        return self._unrecorded if self._modes[endpoint] == "none" else None
+
     async def open(self, endpoint: Endpoint, body: bytes) -> Bodies:
         """The bodies of a request whose own has been read."""
         mode = self._modes[endpoint]

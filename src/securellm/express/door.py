@@ -20,7 +20,7 @@ from hypercorn.utils import parse_socket_addr
 from securellm._fast import http1
 from securellm._fast.reactor_c import Channel, PlainFeed, Reactor
 from securellm._fast.request_body_c import RequestBody
-from securellm.chat import Answer, Call, Endpoint, Headers, Outcome, Status
+from securellm.chat import Answer, Call, Endpoint, Headers, HeadNotes, Outcome, Status
 from securellm.config import Config
 from securellm.errors import InternalError, SecureLLMError, SlowBody
 from securellm.express.exchange import NativeExchange
@@ -111,6 +111,7 @@ class Door:
         self._client_ip = client_ip(self._peer, [], ())
         self._limits = connection._limits
         self._heads = http1.RequestHeads()
+        self._notes = HeadNotes()  # of the last head
         self._sent_status: int | None = None  # of the head that was sent for the request being served
 
     async def serve(self) -> bool:
@@ -175,7 +176,9 @@ class Door:
         request_id_var.set(request_id)
         headers: Headers = head.headers
         address = client_ip(self._peer, headers, around.trusted_proxies) if around.trusted_proxies else self._client_ip
-        call = Call(endpoint, target, headers, body, address, request_id, around.reactor.now_s())
+        if not self._heads.repeats:
+            self._notes = HeadNotes()
+        call = Call(endpoint, target, headers, body, address, request_id, around.reactor.now_s(), self._notes)
         permit = None
         try:
             answer = permit = await gateway.admit(call)

@@ -109,11 +109,48 @@ class Budgets:
         What costs nothing is not refused by a budget in USD. Waits only when a lease is too small, and not for a store
         that is silent for longer than its `patience_s`.
         """
+        reservation = self.take(caller, cost_nusd, tokens, request_id)
+        return await self.wait(caller, cost_nusd, tokens, request_id) if reservation is None else reservation
+
+    def take(
+        self,
+        caller: Caller,
+        cost_nusd: int,
+        tokens: int,
+        request_id: RequestId,
+        budgets: Sequence[Budget] | None = None,
+    ) -> Reservation | None:
+        """What `reserve` does where the leases are large enough; else None, and `wait` does the rest.
+
+        `budgets` are the caller's, where they are known already.
+        """
+        cost_nusd = cost_nusd if cost_nusd < MAX_NUSD else MAX_NUSD
+        tokens = tokens if tokens < MAX_TOKENS else MAX_TOKENS
+        return self._purse.reserve(caller, cost_nusd, tokens, request_id, self._now_s(), budgets)
+
+    async def wait(self, caller: Caller, cost_nusd: int, tokens: int, request_id: RequestId) -> Reservation:
+        """Reserve in the next exchange with the store. Raises as `reserve`."""
         cost_nusd, tokens = min(cost_nusd, MAX_NUSD), min(tokens, MAX_TOKENS)
-        reservation = self._purse.reserve(caller, cost_nusd, tokens, request_id, self._now_s())
-        if reservation is not None:
-            return reservation
-        return await self._wait(caller, cost_nusd, tokens, request_id)
+        done = trio.Event()
+        waiter = Waiter(caller, cost_nusd, tokens, request_id, done.set)
+        self._purse.waiting.append(waiter)
+        self._wake.set()
+        try:
+            await self._wait_for(done)
+        except BaseException:
+            if waiter.result is not None:
+                waiter.result.release()
+            raise
+        finally:
+            waiter.abandoned = True
+        if waiter.result is not None:
+            return waiter.result
+        if waiter.exceeded is not None:
+            kind = waiter.exceeded.kind
+            self._exceeded[kind] = self._exceeded.get(kind, 0) + 1
+            raise BudgetExceeded(_exceeded_message(waiter.exceeded, cost_nusd, tokens), param=kind)
+        self._unavailable += 1
+        raise BudgetsUnavailable("what is left of a budget cannot be told now", retry_after_s=1.0)
 
     async def keep(self) -> None:
         """Exchange with the store until cancelled, then tell it what is settled and give back what is free."""
@@ -159,28 +196,6 @@ class Budgets:
             overrun_nusd=self._purse.overrun_nusd,
             stale=self._purse.stale,
         )
-
-    async def _wait(self, caller: Caller, cost_nusd: int, tokens: int, request_id: RequestId) -> Reservation:
-        done = trio.Event()
-        waiter = Waiter(caller, cost_nusd, tokens, request_id, done.set)
-        self._purse.waiting.append(waiter)
-        self._wake.set()
-        try:
-            await self._wait_for(done)
-        except BaseException:
-            if waiter.result is not None:
-                waiter.result.release()
-            raise
-        finally:
-            waiter.abandoned = True
-        if waiter.result is not None:
-            return waiter.result
-        if waiter.exceeded is not None:
-            kind = waiter.exceeded.kind
-            self._exceeded[kind] = self._exceeded.get(kind, 0) + 1
-            raise BudgetExceeded(_exceeded_message(waiter.exceeded, cost_nusd, tokens), param=kind)
-        self._unavailable += 1
-        raise BudgetsUnavailable("what is left of a budget cannot be told now", retry_after_s=1.0)
 
     async def _wait_for(self, done: trio.Event) -> None:
         """Wait until something is known, or the store has been silent for too long.

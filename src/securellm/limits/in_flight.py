@@ -49,22 +49,21 @@ class InFlightBytes:
                 retry_after_s=RETRY_AFTER_S,
             )
         self._charged_bytes += size_bytes
-        self._peak_bytes = max(self._peak_bytes, self._charged_bytes)
+        if self._charged_bytes > self._peak_bytes:
+            self._peak_bytes = self._charged_bytes
 
 
-class Charge:
+class Charge(msgspec.Struct, eq=False):
     """What one request has charged to the budget."""
 
-    __slots__ = ("_budget", "_size_bytes")
-
-    def __init__(self, budget: InFlightBytes) -> None:
-        self._budget = budget
-        self._size_bytes = 0
+    _budget: InFlightBytes
+    _size_bytes: int = 0
 
     def grow_to(self, size_bytes: int) -> None:
         """Charge up to a total of `size_bytes`. Raises BytesInFlight, and charges nothing, when there is no room."""
-        if size_bytes > self._size_bytes:
-            self._budget._take(size_bytes - self._size_bytes)
+        more_bytes = size_bytes - self._size_bytes
+        if more_bytes > 0:
+            self._budget._take(more_bytes)
             self._size_bytes = size_bytes
 
     def release(self) -> None:

@@ -91,10 +91,6 @@ class Lease:
         """Take it off what is free; the caller has looked whether it is there."""
         self.free_nusd -= nusd
         self.free_tokens -= tokens
-        self.note_reserved(nusd, tokens)
-
-    def note_reserved(self, nusd: int, tokens: int) -> None:
-        """Count as reserved what was set aside, or was granted for just this."""
         self.reserved_nusd += nusd
         self.reserved_tokens += tokens
         self.recent_nusd += nusd
@@ -103,6 +99,12 @@ class Lease:
             self.largest_nusd = nusd
         if tokens > self.largest_tokens:
             self.largest_tokens = tokens
+
+    def note_reserved(self, nusd: int, tokens: int) -> None:
+        """Count as reserved what was set aside, or was granted for just this."""
+        self.free_nusd += nusd
+        self.free_tokens += tokens
+        self.reserve(nusd, tokens)
 
     def set_aside(self, nusd: int, tokens: int) -> tuple[int, int]:
         """Take off what is free as much as there is of a need, for a request that waits for the rest."""

@@ -10,6 +10,8 @@ In shadow mode whatever would be refused is reported and let through, without a 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from securellm.chat import Caller, Headers
 from securellm.config.tree import RateLimit, Rates
 from securellm.errors import LimitsUnavailable, OverCapacity, RateLimited
@@ -98,17 +100,29 @@ class Limiter:
 
         Raises RateLimited, OverCapacity, LimitsUnavailable. Whoever gets the hold calls `settle` in a `finally`.
         """
-        hold = Hold(self)
-        demands = self._demands(caller, model)
-        if demands:
-            answer = self._take(hold, demands, tokens)
-            if answer is not None and (refusal := await self._settle_for(answer, hold, demands, tokens)) is not None:
-                raise refusal
+        demands = self.own_demands(caller, model)
+        hold = self.take(demands, tokens)
+        return hold if isinstance(hold, Hold) else await self.decide(hold, demands, tokens)
+
+    def take(self, demands: Demands, tokens: int) -> "Hold | Denied | Never | Short":
+        """What `admit` does for demands that are known, where nothing has to be said or waited for; else `decide`."""
+        if not demands:
+            return Hold(self, [])
+        now_us = self._now_us()
+        answer = self._store.take(demands, tokens, now_us)
+        return Hold(self, [(demands, answer, tokens, now_us)]) if isinstance(answer, tuple) else answer
+
+    async def decide(self, answer: Denied | Never | Short, demands: Demands, tokens: int) -> "Hold":
+        """What becomes of a request to which `take` gave that answer. Raises as `admit`."""
+        hold = Hold(self, [])
+        refusal = await self._settle_for(answer, hold, demands, tokens)
+        if refusal is not None:
+            raise refusal
         return hold
 
     def would_allow(self, caller: Caller, model: str, tokens: int) -> RateLimited | OverCapacity | None:
         """What `admit` would raise; changes nothing, and where it would wait for a share it says None."""
-        demands = self._demands(caller, model)
+        demands = self.own_demands(caller, model)
         provider = model.partition("/")[0]
         for asked in (demands, self._of_provider.get(provider, ())):
             answer = self._store.would_allow(asked, tokens, self._now_us())
@@ -118,7 +132,7 @@ class Limiter:
 
     def demands(self, caller: Caller, model: str) -> Demands:
         """Everything that a request would have to meet, its provider's included; for whoever explains."""
-        return self._demands(caller, model) + self._of_provider.get(model.partition("/")[0], ())
+        return self.own_demands(caller, model) + self._of_provider.get(model.partition("/")[0], ())
 
     def _take(self, hold: "Hold", demands: Demands, tokens: int) -> Denied | Never | Short | None:
         now_us = self._now_us()
@@ -143,7 +157,8 @@ class Limiter:
         self._report(Refusal(demand.scope.value, demand.subject, demand.measure.name.lower(), shadow))
         return None if shadow else _refusal(answer, tokens)
 
-    def _demands(self, caller: Caller, model: str) -> Demands:
+    def own_demands(self, caller: Caller, model: str) -> Demands:
+        """What the caller and the model have to meet: the same until the configuration or the accounts change."""
         own = self._rates(caller)
         known = self._known.get((caller.key_id, model))
         if (
@@ -172,18 +187,15 @@ class Limiter:
         return found + demands_of(Scope.MODEL, model, _merged(of_model, settings.per_model))
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """What one request has taken. Made by `Limiter.admit`, ended by `settle`."""
 
-    __slots__ = ("_asked", "_at_provider", "_limiter", "_only_refused", "_settled", "_taken")
-
-    def __init__(self, limiter: Limiter) -> None:
-        self._limiter = limiter
-        self._taken: list[_Taken] = []  # the caller's, if any, then the provider's that is being asked, if any
-        self._at_provider = False  # the last of them is a provider's
-        self._asked = False  # at least one provider's limits let the request through
-        self._only_refused = False  # providers' limits refused, and no provider was asked
-        self._settled = False
+    _limiter: Limiter
+    _taken: list[_Taken]  # the caller's, if any, then the provider's that is being asked, if any
+    _at_provider: bool = False  # the last of them is a provider's
+    _asked: bool = False  # at least one provider's limits let the request through
+    _only_refused: bool = False  # providers' limits refused, and no provider was asked
+    _settled: bool = False
 
     async def ask_provider(self, provider: str, tokens: int) -> RateLimited | OverCapacity | None:
         """Take from a provider's buckets for one attempt; a refusal is returned, and the next target may be tried.

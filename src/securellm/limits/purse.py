@@ -8,6 +8,8 @@ in so waits; `gather` puts together one exchange with the store, for all who wai
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from securellm.accounts.bounds import Budget
 from securellm.accounts.leases import ANEW, GRANTED, Answer, Batch, Charge, Order, Want
 from securellm.accounts.windows import Window, window_of
@@ -27,28 +29,17 @@ MAX_NUSD = 2**50
 MAX_TOKENS = 2**40
 
 
-class Reservation:
+class Reservation(msgspec.Struct, eq=False):
     """What one request has reserved. Settle or release it once; whatever comes after that changes nothing."""
 
-    __slots__ = ("_open", "_parts", "_purse", "_until_s", "cost_nusd", "over_tokens", "request_id", "tokens")
-
-    def __init__(
-        self,
-        purse: "Purse",
-        parts: tuple[Lease, ...],
-        cost_nusd: int,
-        tokens: int,
-        request_id: RequestId,
-        until_s: float,
-    ) -> None:
-        self.cost_nusd = cost_nusd
-        self.tokens = tokens
-        self.request_id = request_id
-        self.over_tokens = 0  # once it is settled: tokens beyond `tokens`
-        self._purse = purse
-        self._parts = parts
-        self._until_s = until_s
-        self._open = True
+    _purse: "Purse"
+    _parts: tuple[Lease, ...]
+    cost_nusd: int
+    tokens: int
+    request_id: RequestId
+    _until_s: float
+    over_tokens: int = 0  # once it is settled: tokens beyond `tokens`
+    _open: bool = True
 
     def __repr__(self) -> str:
         return f"<Reservation {self.request_id} {self.cost_nusd} nusd {self.tokens} tokens>"
@@ -150,10 +141,23 @@ class Purse:
         return bool(self.waiting or self._due)
 
     def reserve(
-        self, caller: Caller, cost_nusd: int, tokens: int, request_id: RequestId, now_s: float
+        self,
+        caller: Caller,
+        cost_nusd: int,
+        tokens: int,
+        request_id: RequestId,
+        now_s: float,
+        budgets: Sequence[Budget] | None = None,
     ) -> Reservation | None:
-        """Reserve in every budget of the caller, or in none; None: the leases are too small."""
-        parts = self._parts(caller, now_s)
+        """Reserve in every budget of the caller, or in none; None: the leases are too small.
+
+        `budgets` are the caller's, where they are known already.
+        """
+        kept = self._parts_of.get(caller.key_id)
+        if kept is not None and kept[0] is budgets and now_s < kept[1]:
+            parts = kept[2]
+        else:
+            parts = self._parts(caller, now_s, budgets)
         for lease in parts:
             if not lease.covers(cost_nusd, tokens, now_s) and lease.limits(cost_nusd, tokens):
                 return None
@@ -267,9 +271,10 @@ class Purse:
             if not lease.touched:
                 self._touch(lease)
 
-    def _parts(self, caller: Caller, now_s: float) -> tuple[Lease, ...]:
+    def _parts(self, caller: Caller, now_s: float, budgets: Sequence[Budget] | None = None) -> tuple[Lease, ...]:
         """The leases on the caller's budgets in their windows of now."""
-        budgets = self._budgets_of(caller)
+        if budgets is None:
+            budgets = self._budgets_of(caller)
         kept = self._parts_of.get(caller.key_id)
         if kept is not None and now_s < kept[1] and (kept[0] is budgets or kept[0] == budgets):
             return kept[2]

@@ -8,7 +8,7 @@ its own limits; whatever is charged beyond it is an overrun.
 """
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -43,7 +43,7 @@ class Bound(msgspec.Struct, frozen=True):
 NOTHING = Bound(0, 0)
 
 
-class _Dearest(NamedTuple):
+class _Dearest(msgspec.Struct, frozen=True):
     """The dearest rates that tokens could fall into, of a prompt that is larger than `above_tokens`."""
 
     above_tokens: int
@@ -54,7 +54,7 @@ class _Dearest(NamedTuple):
     output_or_audio: int
 
 
-class Ceiling(NamedTuple):
+class Ceiling(msgspec.Struct, frozen=True):
     """What bounds requests to one target, the same for all of them. `ceiling_of` makes it."""
 
     free: bool
@@ -91,7 +91,8 @@ def worst_case(endpoint: Endpoint, peeked: Peeked, weight: Weight, ceiling: Ceil
             total = text * (tier.text_or_audio if windowed else tier.text)
             total += images * tier.image
             total += output * (tier.output_or_audio if weight.audio_output else tier.output)
-            most = max(most, total)
+            if total > most:
+                most = total
     return Bound(-(-most // MILLION), tokens)
 
 
