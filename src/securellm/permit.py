@@ -108,12 +108,12 @@ class Permit:
             asked += attempt.skipped is None
         return asked
 
-    def open_attempt(self, target: Target, meter: Meter) -> OpenAttempt:
-        """Note that a provider is about to be asked; `meter` will say what comes back."""
+    def open_attempt(self, target: Target, meter: Meter, now_s: float) -> OpenAttempt:
+        """Note that a provider is about to be asked, now; `meter` will say what comes back."""
         self.answered_by = target
         self.meter = meter
-        self._current = OpenAttempt(len(self.attempts) + 1, target, meter, trio.current_time())
-        return self._current
+        attempt = self._current = OpenAttempt(len(self.attempts) + 1, target, meter, now_s)
+        return attempt
 
     def close_attempt(self, error_code: str | None, now_s: float | None = None) -> None:
         """Note how the open attempt ended, now; without one, do nothing."""

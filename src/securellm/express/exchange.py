@@ -39,10 +39,10 @@ class NativeExchange:
         "_of_head",
         "_owner",
         "_until_closed",
-        "_whole",
         "channel",
         "headers",
         "status",
+        "whole",
     )
 
     headers: Headers
@@ -57,7 +57,7 @@ class NativeExchange:
         self._before_bytes = channel.received_bytes
         self._keep_alive = False
         self._failure: SecureLLMError | None = None
-        self._whole = b""  # a body that came with its head, until it is taken
+        self.whole = b""  # until it is received
         self._body: Body = _NONE
         self._until_closed = False
 
@@ -92,7 +92,7 @@ class NativeExchange:
         self.headers = head.headers
         self._keep_alive = head.keep_alive
         if len(data) == head.body_bytes and not _is_encoded(head.headers):
-            self._whole = data
+            self.whole = data
         else:
             if data:
                 self.channel.give_back(data)
@@ -101,8 +101,8 @@ class NativeExchange:
 
     async def receive(self) -> bytes:
         """As the contract says."""
-        if self._whole:
-            whole, self._whole = self._whole, b""
+        if self.whole:
+            whole, self.whole = self.whole, b""
             return whole
         channel, body = self.channel, self._body
         if self._failure is not None:
@@ -149,14 +149,18 @@ class NativeExchange:
         channel.deadline_s = math.inf
         return expired
 
-    async def aclose(self) -> None:
-        """As the contract says; waits for nothing."""
+    def close(self) -> None:
+        """As the contract says."""
         owner, self._owner = self._owner, None
         if owner is not None:
             channel = self.channel
             sound = not (channel.eof or channel.closed or channel.unread or channel.queued_bytes)
             whole = self._keep_alive and self._body.done  # without a head there is nothing to keep alive
             owner.done(channel, reusable=whole and sound and self._failure is None)
+
+    async def aclose(self) -> None:
+        """As the contract says; waits for nothing."""
+        self.close()
 
 
 def _is_encoded(headers: Headers) -> bool:

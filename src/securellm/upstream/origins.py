@@ -51,9 +51,9 @@ class Leave:
             self._said = True
             self._origin.breaker.abandoned(self._allowed)
 
-    def answered(self) -> None:
+    def answered(self, now_s: float) -> None:
         """The head of an answer is there; its latency is noted."""
-        self._origin.latency_ms = (trio.current_time() - self._started_s) * 1000
+        self._origin.latency_ms = (now_s - self._started_s) * 1000
 
 
 class Origin:
@@ -70,9 +70,8 @@ class Origin:
             timeout_s=settings.timeout_s,
         )
 
-    def ask_leave(self) -> Leave | Refused:
-        """Leave to ask it once now."""
-        now_s = trio.current_time()
+    def ask_leave(self, now_s: float) -> Leave | Refused:
+        """Leave to ask it once now, on Trio's clock."""
         allowed = self.breaker.ask_leave(now_s)
         return allowed if isinstance(allowed, Refused) else Leave(self, allowed, now_s)
 
