@@ -14,6 +14,7 @@ from securellm.providers.registry import describe
 from securellm.providers.request import (
     HEADERS_UP,
     NEVER_UP,
+    AnswerHead,
     _meanings,
     allowed_up,
     build_models_request,
@@ -239,7 +240,7 @@ def test_many_names_of_headers_are_not_remembered() -> None:
     for number in range(3000):
         odd = b"x-odd-%d" % number
         headers = [(odd, b"1"), (b"X-RateLimit-%d" % number, b"2"), (b"x-" * 5000 + odd, b"3"), (b"request-id", b"4")]
-        assert read_answer_head(headers) == ([(b"x-upstream-ratelimit-%d" % number, b"2")], None, "4")
+        assert read_answer_head(headers) == AnswerHead([(b"x-upstream-ratelimit-%d" % number, b"2")], None, "4")
     assert len(_meanings) <= 256
     assert max(map(len, _meanings)) <= 64
 

@@ -89,14 +89,18 @@ class NativeExchange:
 
     def _take_head(self, head: http1.ResponseHead, data: bytes) -> None:
         """The head is there, and `data` was read behind it."""
-        self.headers = head.headers
+        headers = self.headers = head.headers
         self._keep_alive = head.keep_alive
-        if len(data) == head.body_bytes and not _is_encoded(head.headers):
+        encoded = False
+        for name, _ in headers:
+            if name == b"content-encoding":
+                encoded = True
+        if len(data) == head.body_bytes and not encoded:
             self.whole = data
         else:
             if data:
                 self.channel.give_back(data)
-            self._body, self._until_closed = open_body(head.body_bytes, head.chunked, head.headers)
+            self._body, self._until_closed = open_body(head.body_bytes, head.chunked, headers)
         self.status = head.status
 
     async def receive(self) -> bytes:
@@ -161,7 +165,3 @@ class NativeExchange:
     async def aclose(self) -> None:
         """As the contract says; waits for nothing."""
         self.close()
-
-
-def _is_encoded(headers: Headers) -> bool:
-    return b"content-encoding" in [name for name, _ in headers]

@@ -5,7 +5,8 @@ headers alone, so it can never strip a header that we add. A key goes to the ori
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from securellm import __version__
 from securellm.chat import Dialect, Endpoint, Headers
@@ -64,7 +65,7 @@ _Meaning = tuple[bytes | None, int]  # its name on the way down, if it goes ther
 _USER_AGENT = f"securellm-bridge/{__version__}".encode()
 
 
-class AnswerHead(NamedTuple):
+class AnswerHead(msgspec.Struct, frozen=True):
     """What a provider's head says to others than the connection it came over."""
 
     down: Headers  # what may go to the caller, in order

@@ -265,7 +265,8 @@ class Asker:
             _report(leave, error)
             raise Failed(error, prepared=prepared if isinstance(error, StaleConnection) else None) from error
         finally:
-            leave.abandoned()  # nothing was learnt, unless something above has said otherwise
+            if not leave.said:
+                leave.abandoned()  # nothing was learnt
 
     async def _ask_limits(self, permit: Permit, target: Target, leave: Leave) -> None:
         """Return when the provider's limits let the request through, 50 ms from now at most."""
