@@ -85,7 +85,7 @@ class Asking(Protocol):
 
 
 class Prepared(msgspec.Struct, frozen=True, eq=False):
-    """What is sent to one target, and the relay for what comes back."""
+    """What is sent to one target, and the relay for what comes back. Its repr shows nothing of the body."""
 
     head: Head
     relay: Relay
@@ -93,6 +93,10 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     translated: bool
     body: bytes
     request_id: RequestId
+
+    def __repr__(self) -> str:
+        """What may be logged."""
+        return f"<Prepared {self.head.request!r} {len(self.body)} bytes>"
 
     @property
     def dialect(self) -> Dialect:
