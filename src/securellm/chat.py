@@ -154,29 +154,17 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         )  # written out: it is asked for of every request
 
 
-class Meter:
+class Meter(msgspec.Struct, eq=False):
     """What a relay learns about one answer while its bytes pass. Mutable; one per attempt."""
 
-    __slots__ = (
-        "context_truncated",
-        "finish_reason",
-        "native_finish",
-        "output_bytes",
-        "semantic_events",
-        "upstream_id",
-        "upstream_model",
-        "usage",
-    )
-
-    def __init__(self) -> None:
-        self.usage: Usage | None = None  # as the provider reported it, last non-null value of each field
-        self.finish_reason: str | None = None  # in OpenAI's words
-        self.native_finish: str | None = None  # in the provider's
-        self.upstream_id: str | None = None  # the id in the body, an attribute only
-        self.upstream_model: str | None = None  # the model that the provider says it used
-        self.semantic_events = 0
-        self.output_bytes = 0  # UTF-8 bytes of text, reasoning and tool arguments; what an estimate rests on
-        self.context_truncated = False  # the provider cut the prompt to its window (Ollama)
+    usage: Usage | None = None  # as the provider reported it, last non-null value of each field
+    finish_reason: str | None = None  # in OpenAI's words
+    native_finish: str | None = None  # in the provider's
+    upstream_id: str | None = None  # the id in the body, an attribute only
+    upstream_model: str | None = None  # the model that the provider says it used
+    semantic_events: int = 0
+    output_bytes: int = 0  # UTF-8 bytes of text, reasoning and tool arguments; what an estimate rests on
+    context_truncated: bool = False  # the provider cut the prompt to its window (Ollama)
 
 
 class Relayed(NamedTuple):

@@ -44,7 +44,7 @@ from securellm.intake import (
     read_head,
     weigh_body,
 )
-from securellm.ledger import KEPT, Ledger, LedgerStatistics, Page
+from securellm.ledger import Ledger, LedgerStatistics, Page
 from securellm.limits.budgets import Budgets
 from securellm.limits.in_flight import InFlightBytes, InFlightStatistics
 from securellm.limits.limiter import Hold
@@ -219,13 +219,18 @@ class Gateway:
         permit.answered(reply.body)
         answer, outcome = Answer(reply.status, reply.headers, reply.body), reply.outcome
         try:
-            await permit.bodies.seal(permit.request_id)
+            if permit.bodies.records:
+                await permit.bodies.seal(permit.request_id)
         except AuditUnavailable as error:
             answer, outcome = _refusal(permit.call, error), _unrecorded(error, error.status)
         receipt = self.settle(permit, outcome)
         if outcome.error_code == AuditUnavailable.code:
-            receipt = KEPT  # it says that nothing can be recorded: waiting for its own record would be for nothing
-        return await self._durable(permit.call, answer, receipt)
+            return answer  # it says that nothing can be recorded: waiting for its own record would be for nothing
+        try:
+            await receipt.durable()
+        except AuditUnavailable as error:
+            return _refusal(permit.call, error)
+        return answer
 
     async def finish(self, permit: Permit, upstream: Upstream, pulled: Pulled) -> Pulled:
         """Settle a stream of which the last piece was pulled, and wait; returns what may be sent now.

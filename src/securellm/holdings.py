@@ -47,6 +47,10 @@ class Holdings(msgspec.Struct, eq=False):
         self.reservation = reservation
         self.most_output_bytes = most.output_tokens * MOST_BYTES_A_TOKEN
 
+    def take_provider(self, target: Target) -> bool:
+        """Take the provider's share for one attempt, if it has to be; False: `ask_provider` decides."""
+        return self.hold is None or self.hold.take_provider(target.provider.name, self.tokens)
+
     async def ask_provider(self, target: Target) -> RateLimited | OverCapacity | None:
         """Take the provider's share for one attempt; a refusal is returned. Raises LimitsUnavailable."""
         return await self.hold.ask_provider(target.provider.name, self.tokens) if self.hold is not None else None

@@ -18,19 +18,16 @@ from securellm.routing import Route, Target
 from securellm.wire.body import Peeked
 
 
-class OpenAttempt:
+class OpenAttempt(msgspec.Struct, eq=False):
     """One provider being asked."""
 
-    __slots__ = ("http_status", "meter", "model", "number", "provider", "started_s", "upstream_request_id")
-
-    def __init__(self, number: int, target: Target, meter: Meter, started_s: float) -> None:
-        self.number = number
-        self.provider = target.provider.name
-        self.model = target.model
-        self.started_s = started_s
-        self.http_status: int | None = None
-        self.upstream_request_id: str | None = None
-        self.meter = meter
+    number: int
+    provider: str
+    model: str
+    started_s: float
+    meter: Meter
+    http_status: int | None = None
+    upstream_request_id: str | None = None
 
     def closed(self, now_s: float, error_code: str | None) -> Attempt:
         """The attempt as the audit keeps it."""
@@ -104,16 +101,18 @@ class Permit:
     def asked(self) -> int:
         """How many attempts were really sent."""
         asked = 0 if self._current is None else 1
+        if not self.attempts:
+            return asked
         for attempt in self.attempts:
             asked += attempt.skipped is None
         return asked
 
-    def open_attempt(self, target: Target, meter: Meter) -> OpenAttempt:
-        """Note that a provider is about to be asked; `meter` will say what comes back."""
+    def open_attempt(self, target: Target, meter: Meter, now_s: float) -> OpenAttempt:
+        """Note that a provider is about to be asked, now; `meter` will say what comes back."""
         self.answered_by = target
         self.meter = meter
-        self._current = OpenAttempt(len(self.attempts) + 1, target, meter, trio.current_time())
-        return self._current
+        attempt = self._current = OpenAttempt(len(self.attempts) + 1, target.provider.name, target.model, now_s, meter)
+        return attempt
 
     def close_attempt(self, error_code: str | None, now_s: float | None = None) -> None:
         """Note how the open attempt ended, now; without one, do nothing."""

@@ -82,7 +82,7 @@ def _open_upstream(dialect: Dialect, most_output_bytes: float, mode: str) -> Ups
     relay = scan(hide_usage=True, request_id="r", model="p/m", created_s=5)
     upstream = Upstream(
         permit, None, relay, Relayed(), status=200, headers=[], origin=Origin(describe("o", CONFIG)), idle_s=7.0,
-        deadline_s=math.inf, deadline_from="x",
+        now_s=0.0, deadline_s=math.inf, deadline_from="x",
     )  # fmt: skip
     upstream.idle_deadline_s = -1.0
     return upstream

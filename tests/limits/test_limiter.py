@@ -146,6 +146,39 @@ async def test_providers_are_limited_as_the_first_users_know_it() -> None:
     assert await (await desk.admit()).ask_provider("groq", 10) is None
 
 
+@pytest.mark.parametrize("shadow", [False, True])
+async def test_what_needs_no_wait_is_taken_at_once(shadow: bool) -> None:
+    """A share that is taken without waiting is the one that is waited for: the same answers, counts and reports."""
+    settings = _limits(providers={"openai": Rates(60, 3, 1000, 4), "anthropic": Rates(60, 2)}, shadow=shadow)
+    asking, taking = Desk(settings), Desk(settings)
+    seen: list[list[object]] = [[], []]
+    for provider, tokens in zip(["openai", "groq", "anthropic"] * 6, [10, 400, 5000] * 6, strict=True):
+        for desk, answers, at_once in ((asking, seen[0], False), (taking, seen[1], True)):
+            hold = await desk.admit()
+            for name in (provider, "openai"):
+                taken = at_once and hold.take_provider(name, tokens)
+                refused = None if taken else await hold.ask_provider(name, tokens)
+                answers += [name, str(refused), hold.headers(), desk.store.statistics()]
+            hold.settle(tokens // 2)
+            desk.now_us += 300_000
+    assert seen[0] == seen[1]
+    assert asking.reports == taking.reports
+    assert any(answer == "None" for answer in seen[0])
+    assert bool(asking.reports)
+
+
+async def test_what_is_taken_at_once() -> None:
+    """The first attempt's share, if it is there; never a second one's, and nothing of what would be refused."""
+    desk = Desk(_limits(providers={"openai": Rates(60, 1)}))
+    hold = await desk.admit()
+    assert hold.take_provider("openai", 1)
+    assert not hold.take_provider("openai", 1)
+    other = await desk.admit()
+    assert not other.take_provider("openai", 1)
+    assert desk.reports == []
+    assert other.take_provider("groq", 1)
+
+
 async def test_every_attempt_counts_at_its_provider() -> None:
     """A second attempt at the same provider takes again; tokens and the place of the first are returned."""
     desk = Desk(_limits(providers={"openai": Rates(60, 2, 1000, 1)}))

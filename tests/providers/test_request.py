@@ -14,15 +14,14 @@ from securellm.providers.registry import describe
 from securellm.providers.request import (
     HEADERS_UP,
     NEVER_UP,
-    _id_ranks,
-    _names_down,
+    AnswerHead,
+    _meanings,
     allowed_up,
     build_models_request,
     build_request,
     dropped_headers,
-    headers_down,
     headers_up,
-    upstream_request_id,
+    read_answer_head,
 )
 
 KEY = "sk-canary-0123456789abcdef"
@@ -213,7 +212,7 @@ def test_headers_down() -> None:
         (b"x-securellm-provider", b"forged"),
         (b"location", b"https://evil.test"),
     ]
-    assert headers_down(headers) == [
+    assert read_answer_head(headers).down == [
         (b"content-type", b"application/json"),
         (b"retry-after", b"3"),
         (b"openai-processing-ms", b"12"),
@@ -224,9 +223,16 @@ def test_headers_down() -> None:
 
 def test_the_providers_own_id() -> None:
     """The provider's id is kept for the audit, under whichever name it comes."""
-    assert upstream_request_id([(b"x-request-id", b"a"), (b"cf-ray", b"c")]) == "a"
-    assert upstream_request_id([(b"cf-ray", b"c"), (b"Request-Id", b"b")]) == "b"
-    assert upstream_request_id([(b"date", b"x")]) is None
+    assert read_answer_head([(b"x-request-id", b"a"), (b"cf-ray", b"c")]).request_id == "a"
+    assert read_answer_head([(b"cf-ray", b"c"), (b"Request-Id", b"b")]).request_id == "b"
+    assert read_answer_head([(b"date", b"x")]).request_id is None
+
+
+def test_the_content_type_of_an_answer() -> None:
+    """The first one counts, an empty one too; without any there is none."""
+    assert read_answer_head([(b"Content-Type", b"a/b"), (b"content-type", b"c/d")]).content_type == b"a/b"
+    assert read_answer_head([(b"content-type", b""), (b"content-type", b"c/d")]).content_type == b""
+    assert read_answer_head([(b"retry-after", b"1")]).content_type is None
 
 
 def test_many_names_of_headers_are_not_remembered() -> None:
@@ -234,10 +240,9 @@ def test_many_names_of_headers_are_not_remembered() -> None:
     for number in range(3000):
         odd = b"x-odd-%d" % number
         headers = [(odd, b"1"), (b"X-RateLimit-%d" % number, b"2"), (b"x-" * 5000 + odd, b"3"), (b"request-id", b"4")]
-        assert headers_down(headers) == [(b"x-upstream-ratelimit-%d" % number, b"2")]
-        assert upstream_request_id(headers) == "4"
-    assert max(len(_names_down), len(_id_ranks)) <= 256
-    assert max(map(len, [*_names_down, *_id_ranks])) <= 64
+        assert read_answer_head(headers) == AnswerHead([(b"x-upstream-ratelimit-%d" % number, b"2")], None, "4")
+    assert len(_meanings) <= 256
+    assert max(map(len, _meanings)) <= 64
 
 
 def test_providers_of_another_configuration() -> None:

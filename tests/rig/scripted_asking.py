@@ -23,6 +23,8 @@ class ScriptedExchange:
 
     def __init__(self, client: "ScriptedClient", status: int, headers: Headers, steps: list[Step]) -> None:
         self.status, self.headers, self._steps, self._client = status, headers, steps, client
+        only = steps[0] if len(steps) == 1 else b""
+        self.whole = only if isinstance(only, bytes) else b""
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -35,8 +37,11 @@ class ScriptedExchange:
             await trio.sleep(step)
         return b""
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self._client.closed += 1
+
+    async def aclose(self) -> None:
+        self.close()
 
 
 class ScriptedClient:
@@ -64,6 +69,7 @@ class TimedExchange:
 
     status: int
     headers: Headers
+    whole: bytes
 
     def __init__(self, client: ScriptedClient, request: UpstreamRequest, due_s: float) -> None:
         self._client, self._request, self._due_s = client, request, due_s
@@ -72,7 +78,7 @@ class TimedExchange:
 
     async def read_head(self) -> None:
         self._exchange = await self._in_time(partial(self._client.send, self._request, connect_s=5))
-        self.status, self.headers = self._exchange.status, self._exchange.headers
+        self.status, self.headers, self.whole = self._exchange.status, self._exchange.headers, self._exchange.whole
 
     async def receive(self) -> bytes:
         assert self._exchange is not None
@@ -89,9 +95,12 @@ class TimedExchange:
     def keep_no_time(self) -> None:
         self._due_s = math.inf
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         if self._exchange is not None:
-            await self._exchange.aclose()
+            self._exchange.close()
+
+    async def aclose(self) -> None:
+        self.close()
 
 
 class TimedClient:
@@ -153,6 +162,9 @@ class NoBody:
 
 class SlowHold:
     """A provider's limit that takes its time to say yes."""
+
+    def take_provider(self, provider: str, tokens: int) -> bool:
+        return False
 
     async def ask_provider(self, provider: str, tokens: int) -> None:
         await trio.sleep(0.05)

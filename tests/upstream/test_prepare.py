@@ -69,6 +69,15 @@ def test_a_kept_head_is_what_it_would_be(
     assert asking.dropped[: len(dropped_headers(headers, dialect))] == dropped_headers(headers, dialect)
 
 
+def test_what_is_prepared_may_be_logged():
+    """Neither the prompt nor a key is in what a log would show of it."""
+    prepared = _prepare(PROVIDERS[0], Asking(Endpoint.CHAT, [(b"accept", b"a/b")], "r1"), Heads())
+    assert prepared.body == BODY
+    for shown in (repr(prepared), str(prepared), f"{[prepared]}"):
+        assert '"hi"' not in shown
+        assert "key of" not in shown
+
+
 def test_alike_callers_have_one_head():
     """What does not matter to the provider makes no difference, so that a client need not encode it again."""
     provider, heads = _describe("deepseek"), Heads()

@@ -127,16 +127,14 @@ _choices = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(_choices, max_size=3))
-def test_plain_chunks_are_read_like_any_other(answers: list[list[dict[str, Any]]]) -> None:
-    """Both decoders come to the same figures; an extra null field picks the one that takes any shape."""
+@given(st.lists(st.tuples(_choices, st.sampled_from(["c1", "c2", ""]), st.sampled_from(["m", "n", ""])), max_size=3))
+def test_plain_chunks_are_read_like_any_other(answers: list[tuple[list[dict[str, Any]], str, str]]) -> None:
+    """Both decoders come to the same figures, from the first; an extra null field picks the one for any shape."""
     plain, any_shape = scan(), scan()
-    for relay in (plain, any_shape):
-        relay.feed(chunk(model="m", choices=[]))
-    for choices in answers:
+    for choices, upstream_id, model in answers:
         odd = [{**choice, "delta": {**choice["delta"], "odd": None}} for choice in choices]
-        one = plain.feed(chunk(model="m", choices=choices, usage=None))
-        other = any_shape.feed(chunk(model="m", choices=odd, usage=None))
+        one = plain.feed(chunk(id=upstream_id, model=model, choices=choices, usage=None))
+        other = any_shape.feed(chunk(id=upstream_id, model=model, choices=odd, usage=None))
         assert one.semantic == other.semantic
     for name in plain.meter.__slots__:
         assert getattr(plain.meter, name) == getattr(any_shape.meter, name)

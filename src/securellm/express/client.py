@@ -40,10 +40,6 @@ class _Opening(NamedTuple):
     url: str
     encoded: bytes
 
-    def is_of(self, request: UpstreamRequest) -> bool:
-        """It is the beginning of that request, too."""
-        return self.headers is request.headers and self.url == request.url and self.method == request.method
-
 
 class NativeClient:
     """Asks one provider's origin."""
@@ -90,10 +86,10 @@ class NativeClient:
         if not self._kept or self._in_use >= self._max_connections:
             return None
         head = self._encode_head(request)
-        channel = self._take_kept()
-        assert channel is not None
-        self._in_use += 1
+        channel = self._kept.pop()
+        channel.on_gone = None
         channel.deadline_s = due_s
+        self._in_use += 1
         exchange = NativeExchange(self, channel, kept=True, of_head=request.method == "HEAD")
         channel.write(head, request.body)
         return exchange
@@ -171,15 +167,21 @@ class NativeClient:
         return tls
 
     def _encode_head(self, request: UpstreamRequest) -> bytes:
-        opening = self._openings.get(id(request.headers))
-        if opening is None or not opening.is_of(request):
+        headers, body = request.headers, request.body
+        opening = self._openings.get(id(headers))
+        if (
+            opening is None
+            or opening.headers is not headers
+            or opening.url != request.url
+            or opening.method != request.method
+        ):
             opening = _encode_opening(request)
-            if isinstance(request.headers, tuple):  # others will have the same one
+            if isinstance(headers, tuple):  # others will have the same one
                 if len(self._openings) >= MAX_KEPT_OPENINGS:
                     self._openings.clear()
-                self._openings[id(request.headers)] = opening
-        if request.body or request.method in _WITH_BODY:
-            return b"%bcontent-length: %d\r\n\r\n" % (opening.encoded, len(request.body))
+                self._openings[id(headers)] = opening
+        if body or request.method in _WITH_BODY:
+            return b"%bcontent-length: %d\r\n\r\n" % (opening.encoded, len(body))
         return opening.encoded + b"\r\n"
 
 

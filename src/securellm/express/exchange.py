@@ -39,10 +39,10 @@ class NativeExchange:
         "_of_head",
         "_owner",
         "_until_closed",
-        "_whole",
         "channel",
         "headers",
         "status",
+        "whole",
     )
 
     headers: Headers
@@ -57,7 +57,7 @@ class NativeExchange:
         self._before_bytes = channel.received_bytes
         self._keep_alive = False
         self._failure: SecureLLMError | None = None
-        self._whole = b""  # a body that came with its head, until it is taken
+        self.whole = b""  # until it is received
         self._body: Body = _NONE
         self._until_closed = False
 
@@ -89,20 +89,24 @@ class NativeExchange:
 
     def _take_head(self, head: http1.ResponseHead, data: bytes) -> None:
         """The head is there, and `data` was read behind it."""
-        self.headers = head.headers
+        headers = self.headers = head.headers
         self._keep_alive = head.keep_alive
-        if len(data) == head.body_bytes and not _is_encoded(head.headers):
-            self._whole = data
+        encoded = False
+        for name, _ in headers:
+            if name == b"content-encoding":
+                encoded = True
+        if len(data) == head.body_bytes and not encoded:
+            self.whole = data
         else:
             if data:
                 self.channel.give_back(data)
-            self._body, self._until_closed = open_body(head.body_bytes, head.chunked, head.headers)
+            self._body, self._until_closed = open_body(head.body_bytes, head.chunked, headers)
         self.status = head.status
 
     async def receive(self) -> bytes:
         """As the contract says."""
-        if self._whole:
-            whole, self._whole = self._whole, b""
+        if self.whole:
+            whole, self.whole = self.whole, b""
             return whole
         channel, body = self.channel, self._body
         if self._failure is not None:
@@ -149,8 +153,8 @@ class NativeExchange:
         channel.deadline_s = math.inf
         return expired
 
-    async def aclose(self) -> None:
-        """As the contract says; waits for nothing."""
+    def close(self) -> None:
+        """As the contract says."""
         owner, self._owner = self._owner, None
         if owner is not None:
             channel = self.channel
@@ -158,6 +162,6 @@ class NativeExchange:
             whole = self._keep_alive and self._body.done  # without a head there is nothing to keep alive
             owner.done(channel, reusable=whole and sound and self._failure is None)
 
-
-def _is_encoded(headers: Headers) -> bool:
-    return b"content-encoding" in [name for name, _ in headers]
+    async def aclose(self) -> None:
+        """As the contract says; waits for nothing."""
+        self.close()

@@ -197,6 +197,20 @@ class Hold(msgspec.Struct, eq=False):
     _only_refused: bool = False  # providers' limits refused, and no provider was asked
     _settled: bool = False
 
+    def take_provider(self, provider: str, tokens: int) -> bool:
+        """As `ask_provider` for the first attempt where nothing has to be waited for; False: it is to be asked."""
+        if self._at_provider:
+            return False
+        limiter = self._limiter
+        demands = limiter._of_provider.get(provider)
+        if demands:
+            if limiter._take(self, demands, tokens) is not None:
+                return False
+            self._at_provider = True
+        self._asked = True
+        self._only_refused = False
+        return True
+
     async def ask_provider(self, provider: str, tokens: int) -> RateLimited | OverCapacity | None:
         """Take from a provider's buckets for one attempt; a refusal is returned, and the next target may be tried.
 

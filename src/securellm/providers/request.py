@@ -4,8 +4,9 @@ Only an allow-list of the caller's headers goes up. What a caller's `Connection`
 headers alone, so it can never strip a header that we add. A key goes to the origin it is bound to or nowhere.
 """
 
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Iterable
+
+import msgspec
 
 from securellm import __version__
 from securellm.chat import Dialect, Endpoint, Headers
@@ -56,12 +57,20 @@ HEADERS_DOWN = frozenset({b"content-type", b"retry-after", b"openai-processing-m
 
 _MAX_NAMES = 256  # of providers' headers whose way down is remembered …
 _MAX_NAME_BYTES = 64  # … and the longest of them
-_ID_HEADERS = {b"x-request-id": 0, b"request-id": 1, b"cf-ray": 2}  # by rank
+_ID_HEADERS = {b"x-request-id": 0, b"request-id": 1, b"cf-ray": 2}  # by rank; none of them goes down
 
 _NEVER_UP_PREFIXES = (b"x-forwarded-", b"x-securellm-")
 _SINGLE = frozenset({b"content-type", b"accept", b"anthropic-version", b"idempotency-key", b"traceparent"})
-_T = TypeVar("_T")
+_Meaning = tuple[bytes | None, int]  # its name on the way down, if it goes there, and its rank among the ids
 _USER_AGENT = f"securellm-bridge/{__version__}".encode()
+
+
+class AnswerHead(msgspec.Struct, frozen=True):
+    """What a provider's head says to others than the connection it came over."""
+
+    down: Headers  # what may go to the caller, in order
+    content_type: bytes | None
+    request_id: str | None  # the provider's own, from the header it uses
 
 
 def build_request(
@@ -141,30 +150,35 @@ def dropped_headers(call_headers: Headers, dialect: Dialect) -> tuple[str, ...]:
     return tuple(dict.fromkeys(dropped)) if dropped else ()
 
 
-def headers_down(provider_headers: Headers) -> Headers:
-    """The provider's headers that may go to the caller, in order; its `x-ratelimit-*` renamed `x-upstream-…`."""
-    return [(name, value) for raw_name, value in provider_headers if (name := _names_down[raw_name]) is not None]
-
-
-def upstream_request_id(provider_headers: Headers) -> str | None:
-    """The provider's own id of the request, from the header it uses."""
-    found, found_rank = None, len(_ID_HEADERS)
-    for name, value in provider_headers:
-        rank = _id_ranks[name]
-        if rank is not None and rank < found_rank:
+def read_answer_head(provider_headers: Headers) -> AnswerHead:
+    """What is told of the head of a provider's answer, and to whom; its `x-ratelimit-*` go down as `x-upstream-…`."""
+    down: Headers = []
+    content_type = found = None
+    found_rank = len(_ID_HEADERS)
+    for raw_name, value in provider_headers:
+        meaning = _meanings[raw_name]
+        if meaning is None:
+            continue
+        name, rank = meaning
+        if name is not None:
+            down.append((name, value))
+            if content_type is None and name == b"content-type":
+                content_type = value
+        elif rank < found_rank:
             found, found_rank = value, rank
-    return found.decode("latin-1") if found is not None else None
+    return AnswerHead(down, content_type, found.decode("latin-1") if found is not None else None)
 
 
-class _Remembered(dict[bytes, _T]):
-    """What a provider's header means, by its name as it came; worked out once, as all providers send much the same."""
+class _Meanings(dict[bytes, "_Meaning | None"]):
+    """What providers' headers mean, by their names as they came; worked out once, as all providers send much the same.
 
-    def __init__(self, work_out: Callable[[bytes], _T]) -> None:
-        super().__init__()
-        self._work_out = work_out
+    None is for those of which nobody is told.
+    """
 
-    def __missing__(self, raw_name: bytes) -> _T:
-        meaning = self._work_out(raw_name.lower())
+    def __missing__(self, raw_name: bytes) -> "_Meaning | None":
+        name = raw_name.lower()
+        down, rank = _name_down(name), _ID_HEADERS.get(name, len(_ID_HEADERS))
+        meaning = (down, rank) if down is not None or rank < len(_ID_HEADERS) else None
         if len(self) >= _MAX_NAMES:
             self.clear()
         if len(raw_name) <= _MAX_NAME_BYTES:
@@ -179,8 +193,7 @@ def _name_down(name: bytes) -> bytes | None:
     return b"x-upstream-" + name.removeprefix(b"x-") if name.startswith(b"x-ratelimit-") else None
 
 
-_names_down = _Remembered(_name_down)
-_id_ranks = _Remembered(_ID_HEADERS.get)
+_meanings = _Meanings()
 
 
 def _ours(api_key: Secret | None, origin: str, auth: Auth) -> tuple[tuple[bytes, bytes], ...]:

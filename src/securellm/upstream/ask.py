@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import trio
 
-from securellm.chat import Endpoint, Headers, Receipt, Relay, Relayed
+from securellm.chat import Endpoint, Receipt, Relay, Relayed
 from securellm.config.tree import Audit, Heartbeat, Timeouts
 from securellm.errors import (
     AuditUnavailable,
@@ -46,6 +46,7 @@ from securellm.errors import (
 )
 from securellm.permit import OpenAttempt, Permit
 from securellm.providers.base import Provider
+from securellm.providers.request import AnswerHead, read_answer_head
 from securellm.routing import Target
 from securellm.telemetry.faults import describe_fault
 from securellm.upstream.body import read_refusal, read_whole
@@ -57,9 +58,8 @@ from securellm.upstream.client import (
     Exchange,
     StaleConnection,
     TimedClient,
-    TimedExchange,
 )
-from securellm.upstream.heads import answer_headers, request_id_of, retry_after_s
+from securellm.upstream.heads import answer_headers, retry_after_s
 from securellm.upstream.origins import Leave, Origin, Origins
 from securellm.upstream.prepare import Heads, Prepared, prepare
 from securellm.upstream.reply import Reply, error_reply, refusal_reply, whole_reply
@@ -76,7 +76,7 @@ NOT_ASKED = (CircuitOpen, RateLimited, OverCapacity, LimitsUnavailable)  # says 
 
 
 class Failed(Exception):
-    """One target did not answer. `body` and `headers` are there when the provider said why.
+    """One target did not answer. `body` and `head` are there when the provider said why.
 
     `prepared` is there then, too, and when the same may be sent once more over another connection.
     """
@@ -87,13 +87,13 @@ class Failed(Exception):
         *,
         prepared: Prepared | None = None,
         body: bytes = b"",
-        headers: Headers | None = None,
+        head: AnswerHead | None = None,
     ) -> None:
         super().__init__(error.message)
         self.error = error
         self.prepared = prepared
         self.body = body
-        self.headers = headers or []
+        self.head = head
 
 
 class Ended(Exception):
@@ -230,7 +230,8 @@ class Asker:
                 permit.skip(target, error.code)
                 raise Failed(error) from error
         way = self._ways.get(target.provider.name) or self._find_way(target.provider)
-        leave = way.origin.ask_leave()
+        now_s = trio.current_time()
+        leave = way.origin.ask_leave(now_s)
         if isinstance(leave, Refused):
             permit.skip(target, "circuit_open")
             raise Failed(
@@ -240,19 +241,12 @@ class Asker:
                 )
             )
         try:
-            try:
-                refusal: SecureLLMError | None = await permit.holdings.ask_provider(target)  # 50 ms at most
-            except LimitsUnavailable as error:
-                refusal = error
-            if refusal is not None:
-                leave.abandoned()
-                if permit.interruption is not None:
-                    raise Ended
-                permit.skip(target, refusal.code)
-                raise Failed(refusal)
-            attempt = permit.open_attempt(target, prepared.relay.meter)
+            if not permit.holdings.take_provider(target):
+                await self._ask_limits(permit, target, leave)
+                now_s = trio.current_time()
+            attempt = permit.open_attempt(target, prepared.relay.meter, now_s)
             receipt = permit.page.asking(target, attempt.number)
-            if permit.deadline_s - attempt.started_s > self._longest_commit_s:
+            if permit.deadline_s - now_s > self._longest_commit_s:
                 permit.waiting_for(receipt.let_go)
                 await receipt.durable()
             else:
@@ -271,7 +265,21 @@ class Asker:
             _report(leave, error)
             raise Failed(error, prepared=prepared if isinstance(error, StaleConnection) else None) from error
         finally:
-            leave.abandoned()  # nothing was learnt, unless something above has said otherwise
+            if not leave.said:
+                leave.abandoned()  # nothing was learnt
+
+    async def _ask_limits(self, permit: Permit, target: Target, leave: Leave) -> None:
+        """Return when the provider's limits let the request through, 50 ms from now at most."""
+        try:
+            refusal: SecureLLMError | None = await permit.holdings.ask_provider(target)
+        except LimitsUnavailable as error:
+            refusal = error
+        if refusal is not None:
+            leave.abandoned()
+            if permit.interruption is not None:
+                raise Ended
+            permit.skip(target, refusal.code)
+            raise Failed(refusal)
 
     def _find_way(self, provider: Provider) -> Way:
         client = self._clients.client_of(provider)
@@ -301,16 +309,36 @@ class Asker:
         due_s = min(permit.deadline_s, cap_s, token_s)
         request = prepared.request(attempt.number)
         timed = way.timed.begin(request, due_s=due_s) if way.timed is not None else None
+        answer: Upstream | Reply | None = None
         if timed is not None:
             permit.waiting_for(timed.stop)
             try:
-                return await self._converse(permit, prepared, attempt, way, leave, cap_s, timed, timed)
+                await timed.read_head()
+                head = _read_head(timed, attempt, leave)
+                if timed.whole and timed.status < 300 and (not prepared.stream or not _is_stream(head)):
+                    answer = self._whole(permit, prepared, timed.status, head, timed.whole)
+                    leave.succeeded()
+                else:
+                    answer = await self._converse(permit, prepared, way, leave, cap_s, timed, head)
+                    if isinstance(answer, Upstream):
+                        timed.keep_no_time()
+                        permit.waiting_for(None)
+                return answer
             except CutOff:
                 pass
+            finally:
+                if not isinstance(answer, Upstream):
+                    timed.close()
         else:
             with permit.waiting_under(trio.CancelScope(deadline=due_s)):
                 exchange = await way.client.send(request, connect_s=self._timeouts.connect_s)
-                return await self._converse(permit, prepared, attempt, way, leave, cap_s, exchange, None)
+                try:
+                    head = _read_head(exchange, attempt, leave)
+                    answer = await self._converse(permit, prepared, way, leave, cap_s, exchange, head)
+                    return answer
+                finally:
+                    if not isinstance(answer, Upstream):
+                        await exchange.aclose()  # closes under a shield of its own, in bounded time
         if permit.interruption is not None or permit.deadline_s <= due_s:
             raise Ended
         if cap_s < token_s:
@@ -321,54 +349,39 @@ class Asker:
         self,
         permit: Permit,
         prepared: Prepared,
-        attempt: OpenAttempt,
         way: Way,
         leave: Leave,
         cap_s: float,
         exchange: Exchange,
-        timed: TimedExchange | None,
+        head: AnswerHead,
     ) -> Upstream | Reply:
-        """Read up to the commit point; `cap_s` is when the provider's own time is over, `timed` who keeps it."""
-        kept = False
-        try:
-            if timed is not None:
-                await timed.read_head()
-            leave.answered()
-            status, headers = exchange.status, exchange.headers
-            attempt.http_status = status
-            attempt.upstream_request_id = request_id_of(headers)
-            if status >= 300:
-                await self._refused(prepared, exchange)
-            if not prepared.stream or not _is_stream(headers):
-                reply = self._whole(permit, prepared, exchange, await read_whole(exchange))
-                leave.succeeded()
-                return reply
-            first = await self._first(prepared.relay, exchange)
-            permit.first_token_s = trio.current_time()
+        """Read up to the commit point; `cap_s` is when the provider's own time is over."""
+        status = exchange.status
+        if status >= 300:
+            await self._refused(prepared, exchange, head)
+        if not prepared.stream or not _is_stream(head):
+            reply = self._whole(permit, prepared, status, head, await read_whole(exchange))
             leave.succeeded()
-            upstream = Upstream(
-                permit,
-                exchange,
-                prepared.relay,
-                first,
-                status=status,
-                headers=answer_headers(permit, headers, stream=True, translated=prepared.translated),
-                origin=way.origin,
-                idle_s=self._timeouts.idle_s,
-                deadline_s=min(permit.deadline_s, cap_s),
-                deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
-                heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
-            )
-            if timed is not None:
-                timed.keep_no_time()
-                permit.waiting_for(None)
-            kept = True
-            return upstream
-        finally:
-            if not kept:
-                await exchange.aclose()  # closes under a shield of its own, in bounded time
+            return reply
+        first = await self._first(prepared.relay, exchange)
+        now_s = permit.first_token_s = trio.current_time()
+        leave.succeeded()
+        return Upstream(
+            permit,
+            exchange,
+            prepared.relay,
+            first,
+            status=status,
+            headers=answer_headers(permit, head, stream=True, translated=prepared.translated),
+            origin=way.origin,
+            idle_s=self._timeouts.idle_s,
+            now_s=now_s,
+            deadline_s=min(permit.deadline_s, cap_s),
+            deadline_from="timeouts.total_s" if permit.deadline_s <= cap_s else "the provider's timeout_secs",
+            heartbeat_s=self._heartbeats_s.get(permit.endpoint, 0.0),
+        )
 
-    async def _refused(self, prepared: Prepared, exchange: Exchange) -> None:
+    async def _refused(self, prepared: Prepared, exchange: Exchange, head: AnswerHead) -> None:
         """The provider answered with something else than success: raise what it means."""
         status = exchange.status
         if status < 400:
@@ -378,16 +391,16 @@ class Asker:
         if status in (401, 403):
             raise Failed(_as_told(error))
         error.retry_after_s = retry_after_s(exchange.headers, now_s=time.time())
-        raise Failed(error, prepared=prepared, body=body, headers=exchange.headers)
+        raise Failed(error, prepared=prepared, body=body, head=head)
 
-    def _whole(self, permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
+    def _whole(self, permit: Permit, prepared: Prepared, status: int, head: AnswerHead, body: bytes) -> Reply:
         answer = prepared.relay.whole(body)
         if prepared.relay.failure is not None:
             raise Failed(_as_told(prepared.relay.failure))
         if prepared.stream and prepared.translated:
             raise UpstreamInvalid("the provider was asked for a stream and answered with something else")
         permit.complete = True
-        return whole_reply(permit, prepared, exchange, answer)
+        return whole_reply(permit, prepared, status, head, answer)
 
     async def _first(self, relay: Relay, exchange: Exchange) -> Relayed:
         """Read up to the first semantic event, which commits the answer."""
@@ -406,8 +419,8 @@ class Asker:
                 raise UpstreamInvalid("the provider sends a stream without events of meaning")
 
     def _reply(self, permit: Permit, failed: Failed) -> Reply:
-        if failed.prepared is not None and isinstance(failed.error, ProviderAnswered):
-            return refusal_reply(permit, failed.error, failed.prepared, failed.body, failed.headers)
+        if failed.prepared is not None and failed.head is not None and isinstance(failed.error, ProviderAnswered):
+            return refusal_reply(permit, failed.error, failed.prepared, failed.body, failed.head)
         return error_reply(permit, failed.error)
 
 
@@ -449,8 +462,14 @@ def _another_may_answer(error: SecureLLMError) -> bool:
     )
 
 
-def _is_stream(headers: Headers) -> bool:
-    for name, value in headers:
-        if name == b"content-type":
-            return not value.lower().startswith(b"application/json")
-    return True
+def _read_head(exchange: Exchange, attempt: OpenAttempt, leave: Leave) -> AnswerHead:
+    """The head of an answer is there: note what it says."""
+    leave.answered(trio.current_time())
+    attempt.http_status = exchange.status
+    head = read_answer_head(exchange.headers)
+    attempt.upstream_request_id = head.request_id
+    return head
+
+
+def _is_stream(head: AnswerHead) -> bool:
+    return head.content_type is None or not head.content_type.lower().startswith(b"application/json")

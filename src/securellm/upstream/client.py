@@ -71,7 +71,12 @@ class Client(Protocol):
 
 
 class TimedExchange(Exchange, Protocol):
-    """A request that has been sent, and that keeps its own time. Every wait raises CutOff once that is over."""
+    """A request that has been sent, and that keeps its own time. Every wait raises CutOff once that is over.
+
+    `whole` is a body that came with its head and needs no decoding, until it is received; otherwise b"".
+    """
+
+    whole: bytes
 
     async def read_head(self) -> None:
         """Return when `status` and `headers` are there. Raises StaleConnection, UpstreamTruncated, UpstreamInvalid."""
@@ -81,6 +86,9 @@ class TimedExchange(Exchange, Protocol):
 
     def keep_no_time(self) -> None:
         """Whoever reads on keeps the time."""
+
+    def close(self) -> None:
+        """As `aclose`, which waits for nothing here."""
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ import functools
 
 from securellm.chat import Dialect, Endpoint, Headers, RequestId
 from securellm.permit import Permit
-from securellm.providers.request import headers_down, upstream_request_id
+from securellm.providers.request import AnswerHead
 
 CONTENT_TYPE_JSON = (b"content-type", b"application/json")
 CONTENT_TYPE_SSE = (b"content-type", b"text/event-stream; charset=utf-8")
@@ -13,8 +13,6 @@ AGAINST_BUFFERING: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"
 
 _ASKED_ONCE = (b"x-securellm-attempts", b"1")
 _ANTHROPIC = Dialect.ANTHROPIC  # an enum's members are slow to look up
-
-request_id_of = upstream_request_id
 
 
 def id_headers(endpoint: Endpoint | None, request_id: RequestId) -> Headers:
@@ -31,7 +29,9 @@ def served_by(permit: Permit) -> Headers:
     target = permit.answered_by
     if target is not None:
         headers += _named(target.provider.name, target.model)
-    headers += permit.holdings.headers()
+    hold = permit.holdings.hold
+    if hold is not None:
+        headers += hold.headers()
     asked = permit.asked
     headers.append(_ASKED_ONCE if asked == 1 else (b"x-securellm-attempts", b"%d" % asked))
     if permit.dropped:
@@ -47,9 +47,9 @@ def _named(provider: str, model: str) -> tuple[tuple[bytes, bytes], ...]:
     )
 
 
-def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, translated: bool) -> Headers:
+def answer_headers(permit: Permit, head: AnswerHead, *, stream: bool, translated: bool) -> Headers:
     """The head of a 2xx. `translated` answers get the content type of the caller's dialect, others keep theirs."""
-    headers = typed_headers(provider_headers, CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON, replace=translated)
+    headers = typed_headers(head, CONTENT_TYPE_SSE if stream else CONTENT_TYPE_JSON, replace=translated)
     if stream:
         headers += AGAINST_BUFFERING
     headers += served_by(permit)
@@ -58,17 +58,13 @@ def answer_headers(permit: Permit, provider_headers: Headers, *, stream: bool, t
     return headers
 
 
-def typed_headers(provider_headers: Headers, content_type: tuple[bytes, bytes], *, replace: bool) -> Headers:
+def typed_headers(head: AnswerHead, content_type: tuple[bytes, bytes], *, replace: bool) -> Headers:
     """The provider's headers that go down, with `content_type` behind them where it has none or is to be replaced."""
-    headers = headers_down(provider_headers)
+    if head.content_type is None:
+        return [*head.down, content_type]
     if replace:
-        headers = [header for header in headers if header[0] != b"content-type"]
-    else:
-        for header in headers:
-            if header[0] == b"content-type":
-                return headers
-    headers.append(content_type)
-    return headers
+        return [*(header for header in head.down if header[0] != b"content-type"), content_type]
+    return [*head.down]
 
 
 def retry_after_s(provider_headers: Headers, *, now_s: float) -> float | None:

@@ -21,39 +21,37 @@ class OriginStatistics(msgspec.Struct, frozen=True):
     retries_withheld: int
 
 
-class Leave:
+class Leave(msgspec.Struct, eq=False):
     """Leave to ask an origin once. Say how it went by one of the three methods; later calls change nothing."""
 
-    __slots__ = ("_allowed", "_origin", "_said", "_started_s")
-
-    def __init__(self, origin: "Origin", allowed: Allowed, now_s: float) -> None:
-        self._origin = origin
-        self._allowed = allowed
-        self._said = False
-        self._started_s = now_s
+    # A structure, as one is in every request: it is made without a call into Python.
+    origin: "Origin"
+    allowed: Allowed
+    started_s: float
+    said: bool = False
 
     def succeeded(self) -> None:
         """The origin answered."""
-        if not self._said:
-            self._said = True
-            self._origin.breaker.succeeded(self._allowed)
-            self._origin.retries.succeeded()
+        if not self.said:
+            self.said = True
+            self.origin.breaker.succeeded(self.allowed)
+            self.origin.retries.succeeded()
 
     def failed(self, error_code: str) -> None:
         """The origin failed."""
-        if not self._said:
-            self._said = True
-            self._origin.breaker.failed(self._allowed, trio.current_time(), error_code)
+        if not self.said:
+            self.said = True
+            self.origin.breaker.failed(self.allowed, trio.current_time(), error_code)
 
     def abandoned(self) -> None:
         """Nothing was learnt."""
-        if not self._said:
-            self._said = True
-            self._origin.breaker.abandoned(self._allowed)
+        if not self.said:
+            self.said = True
+            self.origin.breaker.abandoned(self.allowed)
 
-    def answered(self) -> None:
+    def answered(self, now_s: float) -> None:
         """The head of an answer is there; its latency is noted."""
-        self._origin.latency_ms = (trio.current_time() - self._started_s) * 1000
+        self.origin.latency_ms = (now_s - self.started_s) * 1000
 
 
 class Origin:
@@ -70,9 +68,8 @@ class Origin:
             timeout_s=settings.timeout_s,
         )
 
-    def ask_leave(self) -> Leave | Refused:
-        """Leave to ask it once now."""
-        now_s = trio.current_time()
+    def ask_leave(self, now_s: float) -> Leave | Refused:
+        """Leave to ask it once now, on Trio's clock."""
         allowed = self.breaker.ask_leave(now_s)
         return allowed if isinstance(allowed, Refused) else Leave(self, allowed, now_s)
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from securellm.chat import Call, Dialect, Endpoint, Headers, Relay, RequestId
 from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.request import DIALECT_HEADERS, HEADERS_UP, NEVER_UP, build_request, dropped_headers
@@ -82,30 +84,35 @@ class Asking(Protocol):
         """Our id of the request."""
 
 
-class Prepared:
-    """What is sent to one target, and the relay for what comes back."""
+class Prepared(msgspec.Struct, frozen=True, eq=False):
+    """What is sent to one target, and the relay for what comes back. Its repr shows nothing of the body."""
 
-    __slots__ = ("_body", "_head", "_request_id", "dialect", "relay", "stream", "translated")
+    head: Head
+    relay: Relay
+    stream: bool
+    translated: bool
+    body: bytes
+    request_id: RequestId
 
-    def __init__(self, asking: Asking, head: Head, body: bytes, relay: Relay) -> None:
-        self.dialect = head.dialect  # the provider's
-        self.relay = relay
-        self.stream = asking.peeked.stream
-        self.translated = head.dialect is not asking.endpoint.dialect
-        self._request_id = asking.request_id
-        self._head = head
-        self._body = body
+    def __repr__(self) -> str:
+        """What may be logged."""
+        return f"<Prepared {self.head.request!r} {len(self.body)} bytes>"
+
+    @property
+    def dialect(self) -> Dialect:
+        """The provider's."""
+        return self.head.dialect
 
     def request(self, attempt: int) -> UpstreamRequest:
         """The request of attempt number `attempt`."""
-        first, _, _, id_at = self._head
+        first, _, _, id_at = self.head
         headers = first.headers
         if attempt != 1 or id_at >= 0:
             headers = [*headers]
             if id_at >= 0:
-                headers[id_at] = (headers[id_at][0], self._request_id.encode("ascii"))
+                headers[id_at] = (headers[id_at][0], self.request_id.encode("ascii"))
             headers[-1] = (headers[-1][0], b"%d" % attempt)
-        return UpstreamRequest(first.method, first.url, first.origin, headers, self._body)
+        return UpstreamRequest(first.method, first.url, first.origin, headers, self.body)
 
 
 def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int | None], heads: Heads) -> Prepared:
@@ -123,11 +130,12 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
         and provider.quirks.include_usage == "inject"
         and peeked.include_usage is not True
     )
-    if dialect is endpoint.dialect:
+    translated = dialect is not endpoint.dialect
+    if not translated:
         model = target.model if target.model != peeked.model else None
         body = splice(asking.body, peeked, model=model, include_usage=inject)
     else:
-        translated = translate_request(
+        made = translate_request(
             endpoint,
             dialect,
             asking.body,
@@ -136,8 +144,8 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
             num_ctx=provider.num_ctx,
             capabilities=provider.quirks.capabilities,
         )
-        body = translated.body
-        dropped += translated.dropped
+        body = made.body
+        dropped += made.dropped
         inject = False
     asking.dropped = dropped
     relay = open_relay(
@@ -151,7 +159,7 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
         created_s=int(time.time()),
         num_ctx=provider.num_ctx,
     )
-    return Prepared(asking, head, body, relay)
+    return Prepared(head, relay, peeked.stream, translated, body, asking.request_id)
 
 
 def _make_head(provider: Provider, endpoint: Endpoint, fields: Fields) -> Head:

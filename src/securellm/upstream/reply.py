@@ -6,7 +6,7 @@ import trio
 from securellm.chat import Headers, Outcome, Status
 from securellm.errors import CallerError, ProviderAnswered, SecureLLMError, TotalTimeout
 from securellm.permit import Permit
-from securellm.upstream.client import Exchange
+from securellm.providers.request import AnswerHead
 from securellm.upstream.counting import count_request
 from securellm.upstream.heads import CONTENT_TYPE_JSON, answer_headers, id_headers, served_by, typed_headers
 from securellm.upstream.prepare import Prepared
@@ -25,18 +25,15 @@ class Reply(msgspec.Struct, frozen=True):
     outcome: Outcome
 
 
-def whole_reply(permit: Permit, prepared: Prepared, exchange: Exchange, body: bytes) -> Reply:
+def whole_reply(permit: Permit, prepared: Prepared, status: int, head: AnswerHead, body: bytes) -> Reply:
     """A provider's whole answer."""
-    headers = answer_headers(permit, exchange.headers, stream=False, translated=prepared.translated)
-    status = exchange.status
+    headers = answer_headers(permit, head, stream=False, translated=prepared.translated)
     return Reply(status, headers, body, _OK if status == 200 else Outcome(Status.SUCCESS, status))
 
 
-def refusal_reply(
-    permit: Permit, error: ProviderAnswered, prepared: Prepared, body: bytes, provider_headers: Headers
-) -> Reply:
+def refusal_reply(permit: Permit, error: ProviderAnswered, prepared: Prepared, body: bytes, head: AnswerHead) -> Reply:
     """A provider's own error: its status, and its body, unchanged in the same dialect and translated otherwise."""
-    headers = typed_headers(provider_headers, CONTENT_TYPE_JSON, replace=prepared.translated)
+    headers = typed_headers(head, CONTENT_TYPE_JSON, replace=prepared.translated)
     headers += [*served_by(permit), (b"x-securellm-error-source", b"upstream")]
     return Reply(error.status, headers, prepared.relay.refused(error.status, body), _outcome(error))
 

@@ -62,6 +62,7 @@ class Upstream:
         headers: Headers,
         origin: Origin,
         idle_s: float,
+        now_s: float,
         deadline_s: float,
         deadline_from: str,
         heartbeat_s: float = 0.0,
@@ -78,7 +79,7 @@ class Upstream:
         self.idle_s = idle_s
         self._deadline_s = deadline_s
         self._deadline_from = deadline_from  # the setting that set it
-        self.idle_deadline_s = trio.current_time() + idle_s
+        self.idle_deadline_s = now_s + idle_s
         self._heartbeat_s = heartbeat_s or math.inf
         self.most_output_bytes = permit.holdings.most_output_bytes
         self._pump = Pump(exchange) if heartbeat_s else None

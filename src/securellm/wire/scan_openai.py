@@ -73,7 +73,7 @@ class OpenAIScan(ScanningRelay):
 
     def _see(self, event: SSEEvent) -> tuple[bool, bool]:
         data = event.data or b""
-        if self.meter.upstream_id is not None and self.meter.upstream_model is not None and not event.event:
+        if not event.event:
             try:
                 return False, self._see_plain(_PLAIN_DECODER.decode(data))
             except UNREADABLE:
@@ -125,14 +125,17 @@ class OpenAIScan(ScanningRelay):
             meter.usage = usage_from_openai(self._reported)
 
     def _see_plain(self, chunk: _PlainChunk) -> bool:
-        """As `_see_choice`, for all choices of a chunk that only says more text, once id and model are known."""
+        """As `_learn` and `_see_choice`, for all choices of a chunk that only says more text."""
+        meter = self.meter
+        meter.upstream_id = meter.upstream_id or chunk.id or None
+        meter.upstream_model = meter.upstream_model or chunk.model or None
         size = 0
         for choice in chunk.choices:
             delta = choice.delta
             for text in (delta.content, delta.reasoning_content or delta.reasoning, delta.refusal):
                 if text:
                     size += len(text) if text.isascii() else len(text.encode())
-        self.meter.output_bytes += size
+        meter.output_bytes += size
         return size > 0
 
     def _see_choice(self, choice: dict[str, object], said: object) -> bool:
