@@ -61,6 +61,7 @@ cdef class Channel:
     cdef readonly Py_ssize_t queued_bytes
     cdef public object on_gone
     cdef bint _caller
+    cdef Py_ssize_t _read_bytes
     cdef Py_ssize_t _read_ahead
     cdef bytes _inbox
     cdef object _task
@@ -86,6 +87,7 @@ cdef class Channel:
     cdef Py_ssize_t _heap_index
 
     cpdef bytes take(self)
+    cdef bytes take_body(self, Py_ssize_t wanted)
     cpdef int give_back(self, bytes data) except -1
     cdef int _read(self, uint32_t happened) except -1
     cdef int _read_tls(self, bytes data) except -1

@@ -14,6 +14,8 @@ from libc.stdint cimport int64_t
 
 from securellm._fast.reactor_c cimport Channel
 
+DEF CHUNKED_BYTES = 65536  # of a body of unknown length at once
+
 cdef bytes _CONTINUE = b"HTTP/1.1 100 \r\n\r\n"
 
 
@@ -56,7 +58,7 @@ cdef class RequestBody:
             if not channel._inbox and not self._done():
                 channel.write(_CONTINUE)
         while not self._done():
-            piece = self._take()
+            piece = self._take() if channel._inbox else b""
             if piece:
                 return piece
             if channel.eof or channel.closed:
@@ -78,18 +80,16 @@ cdef class RequestBody:
         return self._chunks.done if self._chunks is not None else self._left == 0
 
     cdef bytes _take(self):
-        cdef bytes data = self._channel.take()
-        cdef bytes piece
+        cdef bytes data, piece
         cdef Py_ssize_t end
+        if self._chunks is None:
+            data = self._channel.take_body(self._left)
+            self._left -= PyBytes_GET_SIZE(data)
+            return data
+        data = self._channel.take() or self._channel.take_body(CHUNKED_BYTES)
         if not data:
             return data
-        if self._chunks is not None:
-            piece, end = self._chunks.feed(data)
-            if end < PyBytes_GET_SIZE(data):
-                self._channel.give_back(data[end:])
-            return piece
-        if PyBytes_GET_SIZE(data) > self._left:
-            self._channel.give_back(data[self._left:])
-            data = data[:self._left]
-        self._left -= PyBytes_GET_SIZE(data)
-        return data
+        piece, end = self._chunks.feed(data)
+        if end < PyBytes_GET_SIZE(data):
+            self._channel.give_back(data[end:])
+        return piece
