@@ -64,6 +64,7 @@ cdef class Channel:
     cdef Py_ssize_t _read_bytes
     cdef Py_ssize_t _read_ahead
     cdef bytes _inbox
+    cdef bint _passed_by
     cdef object _task
     cdef int _waits
     cdef Sleep _sleeping

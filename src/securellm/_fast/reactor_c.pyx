@@ -543,6 +543,7 @@ cdef class Channel:
         """All of what has been read; b"" when there is nothing. Reading goes on."""
         cdef bytes data = self._inbox
         self._inbox = b""
+        self._passed_by = False
         if not self._mask & EPOLLIN:
             self._reactor._arm(self, self._mask | EPOLLIN)
         return data
@@ -612,7 +613,10 @@ cdef class Channel:
     cdef int _read(self, uint32_t happened) except -1:
         cdef ssize_t count = -2
         if self._caller and PyBytes_GET_SIZE(self._inbox) > self._read_ahead:
-            self._reactor._arm(self, self._mask & ~EPOLLIN)  # who was woken for that will want the rest elsewhere
+            # Who was woken for that will soon want the rest elsewhere; only where it takes longer, reading stops.
+            if self._passed_by:
+                self._reactor._arm(self, self._mask & ~EPOLLIN)
+            self._passed_by = True
         elif self._mask & EPOLLIN:
             count = recv(self.fd, _buffer, self._read_bytes, MSG_DONTWAIT)
         if count > 0:
