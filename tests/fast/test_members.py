@@ -255,15 +255,16 @@ GOOD = [
     *(b"\\" + bytes([letter]) for letter in b'"\\/bfnrt'), b"\\u0000", b"\\u00e9", b"\\uD7FF", b"\\ue000", b"\\uFfFf",
     b"\\ud83d\\ude00", b"\\uDBFF\\uDFFF", b"\\uD800\\udc00", b"\\\\\\\\", b"\\\\\\n", b"\\\\u12", b"\\n\\u4eac\\\\",
     b"\x7f", b"\xc2\x80", b"\xdf\xbf", b"\xe0\xa0\x80", b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xef\xbf\xbf",
-    b"\xf0\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\xc3\xa9\xe6\x9d\xb1\xf0\x9f\x98\x80" * 9, b"\\u6771" * 25, b"\\\\" * 70,
-    b"\\ud83d\\ude00" * 12,
+    b"\xf0\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\xc3\xa9\xe6\x9d\xb1\xf0\x9f\x98\x80" * 9, b"\\u6771" * 25,
+    b"\\\\" * 70, b"\\ud83d\\ude00" * 12,
 ]  # fmt: skip
 BAD = [
     b"\\x", b"\\u", b"\\u123", b"\\u12g4", b"\\u 123", b"\\U0041", b"\\\xc3\xa9", b"\\u00\xc3\xa9", b"\\\n", b"\x00",
     b"\x1f", b"\n", b"\\ud83d", b"\\ude00", b"\\ude00\\ud83d", b"\\ud83d\\ud83d", b"\\ud83dx\\ude00", b"\\ud83d\\n",
     b"\\ud83d\\ude0", b"\\ude00" * 20, b"\x80", b"\xbf\xbf", b"\xc0\x80", b"\xc1\xbf", b"\xc3", b"\xc3\xc3\xa9",
-    b"\xc3\xa9\xa9", b"\xe0\x9f\xbf", b"\xe6\x9d", b"\xe6\x9d\xe6", b"\xed\xa0\x80", b"\xed\xbf\xbf", b"\xf0\x8f\xbf\xbf",
-    b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xff", b"\xf0\x9f\x98\x80\x80", b"\xc3\\n", b'"', b'\\\\"',
+    b"\xc3\xa9\xa9", b"\xe0\x9f\xbf", b"\xe6\x9d", b"\xe6\x9d\xe6", b"\xed\xa0\x80", b"\xed\xbf\xbf",
+    b"\xf0\x8f\xbf\xbf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xff",
+    b"\xf0\x9f\x98\x80\x80", b"\xc3\\n", b'"', b'\\\\"',
 ]  # fmt: skip
 
 

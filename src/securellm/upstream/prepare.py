@@ -12,7 +12,7 @@ from securellm.chat import Call, Dialect, Endpoint, Headers, Relay, RequestId
 from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.request import DIALECT_HEADERS, HEADERS_UP, NEVER_UP, build_request, dropped_headers
 from securellm.routing import Target
-from securellm.wire.body import Peeked, splice
+from securellm.wire.body import Edited, Peeked, edit
 from securellm.wire.relay import open_relay
 from securellm.wire.translate import translate_request
 
@@ -87,7 +87,7 @@ class Prepared:
 
     __slots__ = ("_body", "_head", "_request_id", "dialect", "relay", "stream", "translated")
 
-    def __init__(self, asking: Asking, head: Head, body: bytes, relay: Relay) -> None:
+    def __init__(self, asking: Asking, head: Head, body: bytes | Edited, relay: Relay) -> None:
         self.dialect = head.dialect  # the provider's
         self.relay = relay
         self.stream = asking.peeked.stream
@@ -125,7 +125,7 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
     )
     if dialect is endpoint.dialect:
         model = target.model if target.model != peeked.model else None
-        body = splice(asking.body, peeked, model=model, include_usage=inject)
+        body: bytes | Edited = edit(asking.body, peeked, model=model, include_usage=inject)
     else:
         translated = translate_request(
             endpoint,
