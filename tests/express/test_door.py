@@ -62,14 +62,14 @@ async def test_a_head_in_pieces_is_served(gateway, provider):
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("size", [15_000, 16_384, 17_000, 100_000, 600_000])
+@pytest.mark.parametrize("size", [8_000, 8_192, 9_000, 100_000, 600_000])
 async def test_large_bodies_end_where_they_end(gateway, provider, size: int, chunked: bool):
     """However large and however cut: the body is what was announced, and what comes behind it is served next."""
     provider.default = script.answer(200, speech.CHAT.whole("ok"))
     bodies = [_BODY.replace(b"hello", letter * size) for letter in (b"a", b"b", b"c")]
     data = b"".join(_framed(body, chunked) for body in bodies) + encode_request("GET", "/livez")
     with trio.fail_after(30):
-        for cut in (len(data), 200, 16_384, 16_385, size + 10, 131_072):
+        for cut in (len(data), 200, 8_192, 8_193, size + 10, 131_072):
             before = len(provider.asked)
             async with open_client(gateway.base_url) as client, trio.open_nursery() as nursery:
                 nursery.start_soon(_send_cut, client, data, cut)

@@ -4,8 +4,8 @@
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
-- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, a caller's 16, in TLS 256), and what was
-  written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
+- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, of a caller 16 and in TLS
+  256), and what was written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
   `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
   since the entry is looked at again when its old time has come. Times are Trio's clock, in seconds.
@@ -87,7 +87,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR
 
 DEF READ_BYTES = 65536
-DEF REQUEST_BYTES = 16384  # of a caller's: a head, and a body that need not be read to where it stays (`take_body`)
+DEF REQUEST_BYTES = 8192  # of a caller's: a head, and a body that need not be read to where it stays (`take_body`)
 DEF SEALED_REQUEST_BYTES = 131072  # the same in TLS: a prompt of 100 KB is one read
 DEF BODY_BYTES = 262144  # of a body at once
 DEF MAX_EVENTS = 256
