@@ -297,7 +297,7 @@ class _Steps:
             request.method,
             request.url,
             _shown_headers(target.provider, request),
-            request.body.decode("utf-8"),
+            request.content.decode("utf-8"),
             asking.dropped,
         )
         return msgspec.structs.replace(candidate, request=shown)

@@ -1,5 +1,7 @@
 """Who is asked again, how often, and who is left alone (guarantees 24, 25, 53)."""
 
+import json
+
 import pytest
 import trio
 
@@ -40,6 +42,21 @@ async def test_attempts_are_exact(serving, provider, failures: int, allowed: int
         assert [request.header("x-securellm-attempt") for request in provider.asked] == [
             str(number) for number in range(1, attempts + 1)
         ]
+
+
+@pytest.mark.parametrize("size", [20_000, 100_000, 700_000])
+async def test_a_large_body_goes_up_whole_each_time(serving, provider, size: int):
+    """A prompt with escapes and UTF-8, its model spliced: the second attempt sends what the first one did."""
+    message = {"role": "user", "content": 'an "é"\n' * (size // 9)}
+    body = json.dumps({"model": "openai/m1", "messages": [message]}, ensure_ascii=False).encode()
+    provider.enqueue(*_bad(503))
+    provider.default = _GOOD
+    with trio.fail_after(20):
+        gateway = await serving({"openai": provider}, providers={"openai": {"max_retries": 1}})
+        assert (await gateway.ask(_CHAT, body)).status == 200
+        expected = body.replace(b'"openai/m1"', b'"m1"')
+        assert [request.body for request in provider.asked] == [expected, expected]
+        assert (await gateway.only_settlement()).bytes_in == len(body)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 529])

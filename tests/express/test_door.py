@@ -5,7 +5,7 @@ import trio
 
 from rig import doors, script, speech
 from rig.fixtures import Lane
-from rig.raw_client import encode_request, open_client
+from rig.raw_client import RawClient, encode_request, open_client
 
 pytestmark = pytest.mark.compiled
 
@@ -38,7 +38,7 @@ async def test_other_requests_go_on_in_the_reference_lane(gateway, provider):
 async def test_pipelined_requests_are_answered_in_order(gateway, provider):
     """Hot, hot and cold in one write: what is read ahead is served next, by whoever serves it."""
     provider.choose = lambda request: script.answer(200, speech.CHAT.whole(request.json()["messages"][0]["content"]))
-    bodies = [_BODY.replace(b"Hello", word) for word in (b"first", b"second")]
+    bodies = [_BODY.replace(b"hello", word) for word in (b"first", b"second")]
     data = b"".join(encode_request("POST", _CHAT.path, body, _CHAT.auth()) for body in bodies)
     with trio.fail_after(20):
         async with open_client(gateway.base_url) as client:
@@ -59,6 +59,39 @@ async def test_a_head_in_pieces_is_served(gateway, provider):
                 await client.send(data[start : start + 7])
                 await trio.lowlevel.checkpoint()
             assert (await client.read_response()).status == 200
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [8_000, 8_192, 9_000, 100_000, 600_000])
+async def test_large_bodies_end_where_they_end(gateway, provider, size: int, chunked: bool):
+    """However large and however cut: the body is what was announced, and what comes behind it is served next."""
+    provider.default = script.answer(200, speech.CHAT.whole("ok"))
+    bodies = [_BODY.replace(b"hello", letter * size) for letter in (b"a", b"b", b"c")]
+    data = b"".join(_framed(body, chunked) for body in bodies) + encode_request("GET", "/livez")
+    with trio.fail_after(30):
+        for cut in (len(data), 200, 8_192, 8_193, size + 10, 131_072):
+            before = len(provider.asked)
+            async with open_client(gateway.base_url) as client, trio.open_nursery() as nursery:
+                nursery.start_soon(_send_cut, client, data, cut)
+                for _ in range(4):
+                    assert (await client.read_response()).status == 200
+            asked = [request.body for request in provider.asked[before:]]
+            assert asked == [body.replace(b'"openai/m1"', b'"m1"') for body in bodies]
+
+
+def _framed(body: bytes, chunked: bool) -> bytes:
+    if not chunked:
+        return encode_request("POST", _CHAT.path, body, _CHAT.auth())
+    head = encode_request("POST", _CHAT.path, None, {**_CHAT.auth(), "transfer-encoding": "chunked"})
+    pieces = (body[at : at + 5000] for at in range(0, len(body), 5000))
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+async def _send_cut(client: RawClient, data: bytes, cut: int) -> None:
+    """The first `cut` bytes, and the rest when they have been read, most likely."""
+    await client.send(data[:cut])
+    await trio.sleep(0.01)
+    await client.send(data[cut:])
 
 
 async def test_a_query_leaves_the_request_hot(gateway, provider):

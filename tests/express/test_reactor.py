@@ -272,6 +272,30 @@ async def test_a_caller_that_takes_nothing_is_cut():
                 assert target.closed
 
 
+async def test_what_is_written_begins_where_it_is_told():
+    """The second goes out from that place on: at once, when it does not fit, and behind what is still queued."""
+    large = bytes(range(256)) * 40_000
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            caller, far = await _pair()
+            target = reactor.add(far.socket)
+            async with caller:
+                target.write(b"head", b"not this, that", 10)
+                assert await _read(caller, 8) == b"headthat"
+                target.write(large, b"not this, that", 10)
+                target.write(b"head", large, 1000)
+                assert target.queued_bytes
+                expected = large + b"that" + b"head" + large[1000:]
+                assert await _read(caller, len(expected)) == expected
+                target.write(b"", large, len(large))
+                target.write(b"x", large, 77)
+                assert await _read(caller, len(large) - 76) == b"x" + large[77:]
+                for place in (-1, len(large) + 1):
+                    with pytest.raises(ValueError, match="place"):
+                        target.write(b"", large, place)
+            target.close()
+
+
 async def test_whoever_leaves_late_takes_nobody_else_along():
     """A caller that was cut is left by its task a turn later: whoever has its socket's number by then is still read."""
     with trio.fail_after(10):

@@ -249,3 +249,75 @@ def test_nothing_hides_in_a_long_text(
     """A byte that ends or spoils a text is seen at every place of a text that is looked through in blocks."""
     body = b'{"model":"m","x":"' + b"a" * lead + special + b"b" * tail + b'"}'
     assert _peeked(CHAT, body, compiled) == _peeked(CHAT, body, pure)
+
+
+GOOD = [
+    *(b"\\" + bytes([letter]) for letter in b'"\\/bfnrt'), b"\\u0000", b"\\u00e9", b"\\uD7FF", b"\\ue000", b"\\uFfFf",
+    b"\\ud83d\\ude00", b"\\uDBFF\\uDFFF", b"\\uD800\\udc00", b"\\\\\\\\", b"\\\\\\n", b"\\\\u12", b"\\n\\u4eac\\\\",
+    b"\x7f", b"\xc2\x80", b"\xdf\xbf", b"\xe0\xa0\x80", b"\xed\x9f\xbf", b"\xee\x80\x80", b"\xef\xbf\xbf",
+    b"\xf0\x90\x80\x80", b"\xf4\x8f\xbf\xbf", b"\xc3\xa9\xe6\x9d\xb1\xf0\x9f\x98\x80" * 9, b"\\u6771" * 25,
+    b"\\\\" * 70, b"\\ud83d\\ude00" * 12,
+]  # fmt: skip
+BAD = [
+    b"\\x", b"\\u", b"\\u123", b"\\u12g4", b"\\u 123", b"\\U0041", b"\\\xc3\xa9", b"\\u00\xc3\xa9", b"\\\n", b"\x00",
+    b"\x1f", b"\n", b"\\ud83d", b"\\ude00", b"\\ude00\\ud83d", b"\\ud83d\\ud83d", b"\\ud83dx\\ude00", b"\\ud83d\\n",
+    b"\\ud83d\\ude0", b"\\ude00" * 20, b"\x80", b"\xbf\xbf", b"\xc0\x80", b"\xc1\xbf", b"\xc3", b"\xc3\xc3\xa9",
+    b"\xc3\xa9\xa9", b"\xe0\x9f\xbf", b"\xe6\x9d", b"\xe6\x9d\xe6", b"\xed\xa0\x80", b"\xed\xbf\xbf",
+    b"\xf0\x8f\xbf\xbf", b"\xf0\x9f\x98", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xff",
+    b"\xf0\x9f\x98\x80\x80", b"\xc3\\n", b'"', b'\\\\"',
+]  # fmt: skip
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("before", [b"\\n", b"\xc3\xa9", b"\\\\\\\\", b"\xf0\x9f\x98\x80\\t"])
+def test_every_piece_is_judged_wherever_in_a_block_it_stands(
+    pure: ModuleType, compiled: ModuleType, before: bytes
+) -> None:
+    """Texts are gone over 64 bytes at a time: good pieces leave no doubt at any place of a block, others always do."""
+    for piece in GOOD + BAD:
+        for lead in range(70):
+            body = b'{"model":"m","x":"' + before + b"a" * lead + piece + b"z" * 70 + b'"}'
+            assert (compiled.survey(body, frozenset(), KINDS) is not None) == (piece in GOOD), (piece, lead)
+        assert _peeked(CHAT, body, compiled) == _peeked(CHAT, body, pure)
+        cut = b'{"model":"m","x":"' + before + piece  # nothing behind the end is read
+        assert compiled.survey(cut, frozenset(), KINDS) is None
+
+
+@pytest.mark.compiled
+def test_utf8_is_what_python_takes_for_it(compiled: ModuleType) -> None:
+    """Any two bytes, and what may follow them: a text in which they stand is good when Python can decode it."""
+    edges = [0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC2, 0xE1, 0xF1]
+    for first in range(0x80, 0x100):
+        for second in edges:
+            for tail in (b"", b"\x80", b"\xbf\x80", b"\x80\xbf\x80"):
+                piece = bytes([first, second]) + tail
+                body = b'{"x":"\xc3\xa9' + b"a" * (first % 64) + piece + b"z" * 70 + b'"}'
+                try:
+                    piece.decode()
+                except UnicodeDecodeError:
+                    good = False
+                else:
+                    good = True
+                assert (compiled.survey(body, frozenset(), KINDS) is not None) == good, piece
+
+
+@pytest.mark.compiled
+@settings(max_examples=SCALE)
+@given(
+    pieces=st.lists(
+        st.sampled_from([*GOOD, b"a" * 5, b"x" * 31, b"\\n", b"\xc3\xa9"]) | st.text(max_size=30).map(json.dumps).map(
+            lambda text: text[1:-1].encode()
+        ), max_size=30,
+    ),
+    spoiled=st.none() | st.tuples(st.integers(0, 2000), st.sampled_from(BAD)),
+)  # fmt: skip
+def test_long_texts_are_judged_alike(
+    pure: ModuleType, compiled: ModuleType, pieces: list[bytes], spoiled: tuple[int, bytes] | None
+) -> None:
+    """Text of escapes and characters of all lengths, good or spoiled anywhere: the survey finds what decoding finds."""
+    text = b"".join(pieces)
+    if spoiled is not None:
+        at = spoiled[0] % (len(text) + 1)
+        text = text[:at] + spoiled[1] + text[at:]
+    body = b'{"model":"m","x":"' + text + b'","n":1}'
+    assert _peeked(CHAT, body, compiled) == _peeked(CHAT, body, pure)

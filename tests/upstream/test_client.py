@@ -25,6 +25,7 @@ from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.registry import describe
 from securellm.upstream.client import Client, StaleConnection
 from securellm.upstream.clients import OpenClient, open_httpx
+from securellm.wire.body import Edited
 
 
 def describe_at(base_url: str, **settings: object) -> Provider:
@@ -400,11 +401,14 @@ async def test_closing_an_answer_late_takes_nothing_from_the_next(client, provid
     assert body == b"".join(pieces)
 
 
-async def test_a_large_request_is_sent_whole(client, provider, request_):
-    """A body that no socket buffer holds arrives byte for byte."""
+@pytest.mark.parametrize("edited", [False, True])
+async def test_a_large_request_is_sent_whole(client, provider, request_, edited: bool):
+    """A body that no socket buffer holds arrives byte for byte, and so does one of which only the end is kept."""
     body = bytes(range(256)) * 40_000
+    sent = Edited(body[:1000], b"other than that" + body, 1015) if edited else body
     with trio.fail_after(20):
         provider.enqueue(*script.answer(200, b"{}"))
-        large = UpstreamRequest("POST", request_.url, request_.origin, request_.headers, body)
+        large = UpstreamRequest("POST", request_.url, request_.origin, request_.headers, sent)
+        assert large.content == body
         assert await read(client, large) == b"{}"
     assert provider.asked[0].body == body

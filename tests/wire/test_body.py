@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from securellm.chat import Endpoint
 from securellm.errors import BadRequest, DestinationField, DuplicateKey
-from securellm.wire.body import DESTINATION_FIELDS, check_headers, peek, splice
+from securellm.wire.body import DESTINATION_FIELDS, Edited, check_headers, edit, peek, splice
 
 SECRET = "sk-canary-in-the-prompt"
 
@@ -208,6 +208,24 @@ def test_a_splice_that_changes_nothing_is_the_same_object() -> None:
     peeked = peek(Endpoint.CHAT, body)
     assert splice(body, peeked) is body
     assert splice(body, peeked, model="a", include_usage=True) is body
+
+
+@pytest.mark.parametrize("include_usage", [False, True])
+@pytest.mark.parametrize("model_is_first", [False, True])
+def test_a_large_body_is_edited_without_a_copy(model_is_first: bool, include_usage: bool) -> None:
+    """Its pieces are what was edited and the caller's own object, and as one they are what a splice gives."""
+    fields = [b'"model":"m"', b'"messages":[{"role":"user","content":"' + b"long " * 10_000 + b'"}]']
+    body = b"{" + b",".join(fields if model_is_first else fields[::-1]) + b"}"
+    edited = edit(body, peek(Endpoint.CHAT, body), model="other", include_usage=include_usage)
+    if model_is_first:
+        assert isinstance(edited, Edited)
+        assert edited.original is body
+        assert len(edited.beginning) < 100
+        assert len(edited) == len(edited.whole())
+        edited = edited.whole()
+    injected = b'"stream_options":{"include_usage":true},' if include_usage else b""
+    assert edited == body.replace(b'"m"', b'"other"').replace(b"{", b"{" + injected, 1)
+    assert edited == splice(body, peek(Endpoint.CHAT, body), model="other", include_usage=include_usage)
 
 
 _texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -7,6 +7,7 @@
 
 from libc.string cimport memcmp
 
+from securellm._fast.long_text cimport after_certain
 from securellm._fast.plain_text cimport after_plain, after_wide
 
 cdef enum:
@@ -168,6 +169,30 @@ cdef inline Py_ssize_t take_string(Walk *walk) noexcept nogil:
             walk.at = start
 
 
+cdef inline bint skip_string(Walk *walk) noexcept nogil:
+    """Take a string, however long it is in UTF-8."""
+    cdef const char *after
+    if walk.at == walk.end or walk.at[0] != c'"':
+        return False
+    walk.at = after_plain(walk.at + 1, walk.end)
+    while walk.at < walk.end and walk.at[0] != c'"':
+        walk.at = after_certain(walk.at, walk.end)
+        if walk.at == walk.end or walk.at[0] == c'"':
+            break
+        if walk.at[0] == c"\\":
+            if escape_bytes(walk) < 0:
+                return False
+        elif <unsigned char>walk.at[0] >= 0x80:
+            after = after_wide(walk.at, walk.end)
+            if after == NULL:
+                return False
+            walk.at = after
+        elif <unsigned char>walk.at[0] < 0x20:
+            return False
+        walk.at = after_plain(walk.at, walk.end)
+    return take(walk, c'"')
+
+
 cdef inline Py_ssize_t take_text(Walk *walk) noexcept nogil:
     """As `take_string`, where a null is as good as nothing said: 0."""
     return 0 if take_null(walk) else take_string(walk)
@@ -225,7 +250,7 @@ cdef inline bint skip_scalar(Walk *walk) noexcept nogil:
     if walk.at == walk.end:
         return False
     if walk.at[0] == c'"':
-        return take_string(walk) >= 0
+        return skip_string(walk)
     if walk.at[0] == c"n":
         return take_null(walk)
     if walk.at[0] == c"t":

@@ -12,7 +12,7 @@ from libc.string cimport memchr, memcmp
 import msgspec
 
 from securellm._fast.json_walk cimport (
-    DEEPEST, Walk, is_key, next_item, next_key, skip_space, skip_value, take, take_string,
+    DEEPEST, Walk, is_key, next_item, next_key, skip_space, skip_string, skip_value, take,
 )
 from securellm._fast.members_py import IMAGE, TEXT, Survey
 
@@ -127,7 +127,7 @@ cdef inline Py_ssize_t _length_of_value(const char *start, const char *after) no
 cdef inline bint _take_word(Walk *walk, const char **word, Py_ssize_t *length) noexcept nogil:
     """Take a string without escapes, and leave where its text is; False in doubt. Each may be there once only."""
     cdef const char *start = walk.at
-    if word[0] != NULL or take_string(walk) < 0:
+    if word[0] != NULL or not skip_string(walk):
         return False
     word[0] = start + 1
     length[0] = _length_of_value(start, walk.at) - 2

@@ -12,7 +12,7 @@ cdef class Reactor:
     cdef double _offset_s
     cdef double _armed_s
     cdef double _polled_s
-    cdef char *_room  # what was read last: REQUEST_BYTES, with FRONT_BYTES before them and BACK_BYTES behind
+    cdef char *_room  # what was read last: ROOM_BYTES, with FRONT_BYTES before them and BACK_BYTES behind
     cdef dict _channels
     cdef list _heap
     cdef bint _as_task
@@ -64,8 +64,10 @@ cdef class Channel:
     cdef readonly Py_ssize_t queued_bytes
     cdef public object on_gone
     cdef bint _caller
+    cdef Py_ssize_t _read_bytes
     cdef Py_ssize_t _read_ahead
     cdef bytes _inbox
+    cdef bint _passed_by
     cdef object _task
     cdef int _waits
     cdef Sleep _sleeping
@@ -91,6 +93,7 @@ cdef class Channel:
     cdef Py_ssize_t _heap_index
 
     cpdef bytes take(self)
+    cdef bytes take_body(self, Py_ssize_t wanted)
     cpdef int give_back(self, bytes data) except -1
     cdef int _read(self, uint32_t happened) except -1
     cdef int _read_tls(self, bytes data) except -1

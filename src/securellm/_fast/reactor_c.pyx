@@ -4,8 +4,8 @@
 A Trio task that waits for a socket costs some 15 µs a time. Here a socket's task sleeps until there is something to
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
-- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, a caller's 256), and what was
-  written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
+- A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, of a caller 16 and in TLS
+  256), and what was written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
   `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
   since the entry is looked at again when its old time has come. Times are Trio's clock, in seconds.
@@ -90,7 +90,10 @@ cdef extern from "<sys/epoll.h>" nogil:
     uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR
 
 DEF READ_BYTES = 65536
-DEF REQUEST_BYTES = 131072  # of a caller's: a prompt of 100 KB is one read then, and comes with its head
+DEF REQUEST_BYTES = 8192  # of a caller's: a head, and a body that need not be read to where it stays (`take_body`)
+DEF SEALED_REQUEST_BYTES = 131072  # the same in TLS: a prompt of 100 KB is one read
+DEF BODY_BYTES = 262144  # of a body at once
+DEF ROOM_BYTES = SEALED_REQUEST_BYTES  # the largest read of them
 DEF FRONT_BYTES = 32  # a chunk's head is put there
 DEF BACK_BYTES = 2  # and its end
 DEF MAX_EVENTS = 256
@@ -127,7 +130,7 @@ cdef class Reactor:
 
     def __cinit__(self):
         self._epoll = self._timer = -1
-        self._room = <char *>malloc(FRONT_BYTES + REQUEST_BYTES + BACK_BYTES)
+        self._room = <char *>malloc(FRONT_BYTES + ROOM_BYTES + BACK_BYTES)
         if self._room == NULL:
             raise MemoryError
         self._room += FRONT_BYTES
@@ -285,6 +288,11 @@ cdef class Reactor:
         channel.socket = socket
         channel.fd = socket.fileno()
         channel._caller = caller
+        if caller and tls is None:
+            channel._read_bytes = REQUEST_BYTES
+            channel._read_ahead = REQUEST_BYTES - 1
+        elif caller:
+            channel._read_bytes = SEALED_REQUEST_BYTES
         channel._stall_s = stall_s
         channel._mask = EPOLLIN | EPOLLRDHUP if caller else EPOLLIN
         if tls is not None:
@@ -555,6 +563,7 @@ cdef class Channel:
         self.fd = -1
         self._sealed = b""
         self._inbox = b""
+        self._read_bytes = READ_BYTES
         self._read_ahead = MAX_READ_AHEAD_BYTES
         self._deadline_s = self._stall_at_s = self._heap_at_s = FOREVER
         self._heap_index = -1
@@ -574,9 +583,30 @@ cdef class Channel:
         """All of what has been read; b"" when there is nothing. Reading goes on."""
         cdef bytes data = self._inbox
         self._inbox = b""
+        self._passed_by = False
         if not self._mask & EPOLLIN:
             self._reactor._arm(self, self._mask | EPOLLIN)
         return data
+
+    cdef bytes take_body(self, Py_ssize_t wanted):
+        """As `take`, at most so much; what is missing of it is read to where it stays, if it has come by now."""
+        cdef bytes data = self.take()
+        cdef bytes whole
+        cdef ssize_t count
+        cdef Py_ssize_t taken = PyBytes_GET_SIZE(data)
+        if taken > wanted:
+            self._inbox = data[wanted:]
+            return data[:wanted]
+        if taken == wanted or taken >= BODY_BYTES or self._tls is not None or self.eof or self.closed:
+            return data
+        wanted = min(wanted, BODY_BYTES)
+        whole = PyBytes_FromStringAndSize(NULL, wanted)
+        count = recv(self.fd, PyBytes_AS_STRING(whole) + taken, wanted - taken, MSG_DONTWAIT)
+        if count <= 0:
+            return data  # an end is noticed by who watches the socket
+        self.received_bytes += count
+        memcpy(PyBytes_AS_STRING(whole), PyBytes_AS_STRING(data), taken)
+        return whole if taken + count == wanted else whole[:taken + count]
 
     cpdef int give_back(self, bytes data) except -1:
         """Have taken less: this is what is read next."""
@@ -623,8 +653,13 @@ cdef class Channel:
     cdef int _read(self, uint32_t happened) except -1:
         cdef ssize_t count = -2
         cdef char *data = self._reactor._room
-        if self._mask & EPOLLIN:
-            count = recv(self.fd, data, REQUEST_BYTES if self._caller else READ_BYTES, MSG_DONTWAIT)
+        if self._caller and PyBytes_GET_SIZE(self._inbox) > self._read_ahead:
+            # Who was woken for that will soon want the rest elsewhere; only where it takes longer, reading stops.
+            if self._passed_by:
+                self._reactor._arm(self, self._mask & ~EPOLLIN)
+            self._passed_by = True
+        elif self._mask & EPOLLIN:
+            count = recv(self.fd, data, self._read_bytes, MSG_DONTWAIT)
         if count > 0:
             self.received_bytes += count
             if self._tls is not None:
@@ -692,29 +727,34 @@ cdef class Channel:
 
     # writing
 
-    def write(self, bytes first not None, bytes second not None=b""):
-        """Send both, or keep what does not fit (`queued_bytes`); an error is noticed by whoever reads."""
+    def write(self, bytes first not None, bytes second not None=b"", Py_ssize_t second_from=0):
+        """Send both, or keep what does not fit (`queued_bytes`); an error is noticed by whoever reads.
+
+        The second is sent from a place in it on, so that who has changed its beginning need not copy the rest.
+        """
         cdef iovec parts[2]
         cdef msghdr message
         cdef ssize_t count
         cdef Py_ssize_t size = PyBytes_GET_SIZE(first)
+        if not 0 <= second_from <= PyBytes_GET_SIZE(second):
+            raise ValueError("got a place outside of the second")
         if self.eof or self.closed:
             return
         if self._tls is not None:
             self._enqueue(first, 0)
-            self._enqueue(second, 0)
+            self._enqueue(second, second_from)
             if not self._mask & EPOLLOUT:  # otherwise the socket is full
                 self._flush_tls()
             return
         if self._queue:
             self._enqueue(first, 0)
-            self._enqueue(second, 0)
+            self._enqueue(second, second_from)
             return
         memset(&message, 0, sizeof(message))
         parts[0].iov_base = PyBytes_AS_STRING(first)
         parts[0].iov_len = size
-        parts[1].iov_base = PyBytes_AS_STRING(second)
-        parts[1].iov_len = PyBytes_GET_SIZE(second)
+        parts[1].iov_base = PyBytes_AS_STRING(second) + second_from
+        parts[1].iov_len = PyBytes_GET_SIZE(second) - second_from
         message.msg_iov = parts
         message.msg_iovlen = 2 if parts[1].iov_len else 1
         count = sendmsg(self.fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT)
@@ -725,9 +765,9 @@ cdef class Channel:
             count = 0
         if count < size:
             self._enqueue(first, count)
-            self._enqueue(second, 0)
+            self._enqueue(second, second_from)
         else:
-            self._enqueue(second, count - size)
+            self._enqueue(second, second_from + count - size)
 
     async def drain(self):
         """Wait until everything is sent, or the far side is gone."""
@@ -737,7 +777,7 @@ cdef class Channel:
     cdef int _send_chunk(self, bytes data) except -1:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
         cdef char *room = self._reactor._room
-        if size > REQUEST_BYTES:
+        if size > ROOM_BYTES:
             self.write(b"%x\r\n" % size + data + b"\r\n")
             return 0
         memcpy(room, PyBytes_AS_STRING(data), size)
@@ -780,7 +820,7 @@ cdef class Channel:
             if self._tls is None:
                 self._reactor._arm(self, self._mask | EPOLLOUT)
         else:
-            self._queue.append(data)  # its offset is 0: only the first can have been begun
+            self._queue.append(data[offset:] if offset else data)  # only of the first a part can have been sent
         self.queued_bytes += size
         return 0
 

@@ -23,6 +23,7 @@ from securellm.providers.base import Provider, UpstreamRequest
 from securellm.upstream.client import ClientStatistics
 from securellm.upstream.connecting import DestinationNotAllowed, open_connection
 from securellm.upstream.trust import shared_tls
+from securellm.wire.body import Edited
 
 KEEP_ALIVE_S = 15.0  # shorter than what public providers keep idle connections open for
 MAX_KEPT_CONNECTIONS = 100
@@ -74,7 +75,7 @@ class NativeClient:
             kept = self._take_kept()
             channel = kept if kept is not None else await self._connect(connect_s)
             exchange = NativeExchange(self, channel, kept=kept is not None, of_head=request.method == "HEAD")
-            channel.write(self._encode_head(request), request.body)
+            _write(channel, self._encode_head(request), request.body)
             await exchange.read_head()
         except BaseException:
             self.done(channel, reusable=False)
@@ -91,7 +92,7 @@ class NativeClient:
         channel.deadline_s = due_s
         self._in_use += 1
         exchange = NativeExchange(self, channel, kept=True, of_head=request.method == "HEAD")
-        channel.write(head, request.body)
+        _write(channel, head, request.body)
         return exchange
 
     async def aclose(self) -> None:
@@ -183,6 +184,13 @@ class NativeClient:
         if body or request.method in _WITH_BODY:
             return b"%bcontent-length: %d\r\n\r\n" % (opening.encoded, len(body))
         return opening.encoded + b"\r\n"
+
+
+def _write(channel: Channel, head: bytes, body: bytes | Edited) -> None:
+    if isinstance(body, Edited):
+        channel.write(head + body.beginning, body.original, body.goes_on)
+    else:
+        channel.write(head, body)
 
 
 def _encode_opening(request: UpstreamRequest) -> _Opening:

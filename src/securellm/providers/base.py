@@ -12,6 +12,7 @@ import msgspec
 
 from securellm.chat import Dialect, Endpoint
 from securellm.config.secrets import Secret
+from securellm.wire.body import Edited
 from securellm.wire.words import Capabilities
 
 
@@ -108,7 +109,12 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     url: str
     origin: str
     headers: Sequence[tuple[bytes, bytes]]  # a tuple is one that other requests have, too
-    body: bytes
+    body: bytes | Edited
+
+    @property
+    def content(self) -> bytes:
+        """The body in one piece."""
+        return self.body.whole() if isinstance(self.body, Edited) else self.body
 
     def __repr__(self) -> str:
         """What may be logged."""

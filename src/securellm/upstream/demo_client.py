@@ -20,7 +20,7 @@ class DemoClient:
     async def send(self, request: UpstreamRequest, *, connect_s: float) -> Exchange:
         """The answer to the request; `connect_s` is not needed."""
         await trio.lowlevel.checkpoint()
-        answer = answer_demo(endpoint_at(request.url), request.body)
+        answer = answer_demo(endpoint_at(request.url), request.content)
         self._in_use += 1
         return DemoExchange(self, answer.status, answer.headers, answer.chunks)
 

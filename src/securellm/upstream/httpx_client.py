@@ -69,7 +69,7 @@ class HttpxClient:
     async def _send(self, request: UpstreamRequest, connect_s: float) -> httpx.Response:
         outgoing = _outgoing(request)
         outgoing.extensions["timeout"] = {"connect": connect_s, "read": None, "write": None, "pool": None}
-        outgoing.stream = RequestBody(request.body)
+        outgoing.stream = RequestBody(outgoing.content)
         witness = Witness()
         witness_of_task.set(witness)
         try:
@@ -209,4 +209,4 @@ def wire_headers(request: UpstreamRequest) -> Headers:
 
 
 def _outgoing(request: UpstreamRequest) -> httpx.Request:
-    return httpx.Request(request.method, request.url, headers=request.headers, content=request.body)
+    return httpx.Request(request.method, request.url, headers=request.headers, content=request.content)

@@ -14,7 +14,7 @@ from securellm.chat import Call, Dialect, Endpoint, Headers, Relay, RequestId
 from securellm.providers.base import Provider, UpstreamRequest
 from securellm.providers.request import DIALECT_HEADERS, HEADERS_UP, NEVER_UP, build_request, dropped_headers
 from securellm.routing import Target
-from securellm.wire.body import Peeked, splice
+from securellm.wire.body import Edited, Peeked, edit
 from securellm.wire.relay import open_relay
 from securellm.wire.translate import translate_request
 
@@ -91,7 +91,7 @@ class Prepared(msgspec.Struct, frozen=True, eq=False):
     relay: Relay
     stream: bool
     translated: bool
-    body: bytes
+    body: bytes | Edited
     request_id: RequestId
 
     def __repr__(self) -> str:
@@ -133,7 +133,7 @@ def prepare(asking: Asking, target: Target, max_output: Callable[[Target], int |
     translated = dialect is not endpoint.dialect
     if not translated:
         model = target.model if target.model != peeked.model else None
-        body = splice(asking.body, peeked, model=model, include_usage=inject)
+        body: bytes | Edited = edit(asking.body, peeked, model=model, include_usage=inject)
     else:
         made = translate_request(
             endpoint,

@@ -107,6 +107,7 @@ _ELEMENTS = msgspec.json.Decoder(list[msgspec.Raw])
 _MAX_MEMBERS = 1024  # of one object that is walked; the walk is python, and no API has a tenth of that
 _SHOWN_CHARACTERS = 64  # of a key, in a message
 _UTF8_STEP_BYTES = 64 * 1024  # decoding in pieces keeps a large body from being copied whole
+_NOT_COPIED_BYTES = 16 * 1024  # behind the last edit; below, a copy costs less than a second piece
 _INCLUDE_USAGE = b'"include_usage":true'
 _BOM = b"\xef\xbb\xbf"
 
@@ -178,23 +179,47 @@ def names_of(body: bytes) -> Set[str]:
     return _MEMBERS.decode(body).keys()
 
 
+class Edited(msgspec.Struct, frozen=True):
+    """A large body with something else in it, as pieces of which the largest is not copied."""
+
+    beginning: bytes  # up to the end of the last edit
+    original: bytes
+    goes_on: int  # the place in the original that comes next
+
+    def __len__(self) -> int:
+        return len(self.beginning) + len(self.original) - self.goes_on
+
+    def whole(self) -> bytes:
+        """As one."""
+        return self.beginning + memoryview(self.original)[self.goes_on :]
+
+
 def splice(body: bytes, peeked: Peeked, *, model: str | None = None, include_usage: bool = False) -> bytes:
     """`body` with another model and `stream_options.include_usage` true; the same object when nothing changes."""
+    edited = edit(body, peeked, model=model, include_usage=include_usage)
+    return edited.whole() if isinstance(edited, Edited) else edited
+
+
+def edit(body: bytes, peeked: Peeked, *, model: str | None = None, include_usage: bool = False) -> bytes | Edited:
+    """As `splice`, in pieces where it saves a large copy."""
     include_usage = include_usage and not peeked.include_usage
     if not include_usage and (model is None or model == peeked.model):
         return body
-    view = memoryview(body)  # so that a large body is copied once
+    view = memoryview(body)  # so that a large body is copied once at most
     if not include_usage and model is not None:
-        start, end = peeked.model_span
-        return b"".join((view[:start], msgspec.json.encode(model), view[end:]))
-    edits = [_usage_edit(peeked)]
-    if model is not None and model != peeked.model:
-        edits.append((peeked.model_span, msgspec.json.encode(model)))
-    pieces: list[bytes | memoryview] = []
-    at = 0
-    for (start, end), replacement in sorted(edits):
-        pieces += (view[at:start], replacement)
-        at = end
+        start, at = peeked.model_span
+        pieces: list[bytes | memoryview] = [view[:start], msgspec.json.encode(model)]
+    else:
+        edits = [_usage_edit(peeked)]
+        if model is not None and model != peeked.model:
+            edits.append((peeked.model_span, msgspec.json.encode(model)))
+        pieces = []
+        at = 0
+        for (start, end), replacement in sorted(edits):
+            pieces += (view[at:start], replacement)
+            at = end
+    if len(body) - at >= _NOT_COPIED_BYTES:
+        return Edited(b"".join(pieces), body, at)
     return b"".join((*pieces, view[at:]))
 
 
