@@ -1,5 +1,6 @@
 """What the native client does beyond the contract of both, which is in tests/upstream/test_client.py."""
 
+import gzip
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -76,6 +77,45 @@ async def test_a_kept_connection_is_asked_at_once(warm, provider):
         assert await _read(exchange) == b"late"
     assert len(provider.connections) == 1
     assert client.statistics().in_use == 0
+
+
+async def test_a_body_that_came_with_its_head(warm, provider):
+    """It can be had without a read, is received once, and its connection is kept whether it was or not."""
+    client, request = warm
+    with trio.fail_after(10):
+        for received in (True, False):
+            provider.enqueue(script.raw(b'HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{"a":1}'))
+            exchange = client.begin(request, due_s=trio.current_time() + 5)
+            assert exchange.whole == b""
+            await exchange.read_head()
+            assert exchange.whole == b'{"a":1}'
+            if received:
+                assert await exchange.receive() == b'{"a":1}'
+                assert (exchange.whole, await exchange.receive()) == (b"", b"")
+            exchange.close()
+    assert len(provider.connections) == 1
+    assert client.statistics().in_use == 0
+
+
+@pytest.mark.parametrize("how", ["chunked", "encoded", "in pieces"])
+async def test_a_body_that_takes_reads(warm, provider, how: str):
+    """What has to be decoded, and what is not all there, is never taken for a body that came with its head."""
+    client, request = warm
+    body = b'{"a":1}'
+    if how == "chunked":
+        steps = [script.stream_head(), script.chunk(body), script.end_chunks()]
+    else:
+        sent = gzip.compress(body) if how == "encoded" else body
+        head = b"HTTP/1.1 200 OK\r\n" + (b"content-encoding: gzip\r\n" if how == "encoded" else b"")
+        head += b"content-length: %d\r\n\r\n" % len(sent)
+        pieces = [head + sent] if how == "encoded" else [head + sent[:3], sent[3:]]
+        steps = [step for piece in pieces for step in (script.raw(piece), script.sleep(0.1))]
+    provider.enqueue(*steps)
+    with trio.fail_after(10):
+        exchange = client.begin(request, due_s=trio.current_time() + 5)
+        await exchange.read_head()
+        assert exchange.whole == b""
+        assert await _read(exchange) == body
 
 
 async def test_what_is_begun_says_the_same(warm, provider):
