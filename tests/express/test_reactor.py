@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from rig.waiting import until_true
 from securellm._fast import http1, sse
 from securellm.errors import UpstreamInvalid
 from securellm.express.bodies import EncodedBody, LengthBody, UnboundedBody
@@ -126,10 +127,9 @@ async def _relay_pieces(pieces: list[bytes], decoder, feed) -> tuple[list[bytes]
                 nursery.start_soon(source.relay, target, decoder, feed)
                 await trio.testing.wait_all_tasks_blocked()
                 for piece in pieces:
-                    received = source.received_bytes
+                    due_bytes = source.received_bytes + len(piece)
                     await provider.send_all(piece)
-                    while source.received_bytes - received < len(piece):
-                        await trio.sleep(0)
+                    await until_true(lambda due_bytes=due_bytes: source.received_bytes >= due_bytes)
                     await trio.testing.wait_all_tasks_blocked()
                     read.append(b"")
                     with suppress(BlockingIOError):

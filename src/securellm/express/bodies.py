@@ -74,13 +74,8 @@ def open_body(body_bytes: int | None, chunked: bool, headers: Headers) -> tuple[
         framing = LengthBody(body_bytes)
     else:
         framing = UnboundedBody()
-    encodings = [
-        encoding
-        for name, value in headers
-        if name == b"content-encoding"
-        for encoding in (part.strip().lower() for part in value.split(b","))
-        if encoding in _WINDOWS
-    ]
+    declared = [value for name, value in headers if name == b"content-encoding"]
+    encodings = [part for value in declared for part in map(bytes.strip, value.lower().split(b",")) if part in _WINDOWS]
     return EncodedBody(framing, encodings) if encodings else framing, isinstance(framing, UnboundedBody)
 
 

@@ -255,10 +255,16 @@ class Door:
         """Let the reactor relay until there is something to decide."""
         scanner = upstream.plain_scanner
         feed = upstream.feed if scanner is None else PlainFeed(scanner, upstream)
-        with upstream.waiting():
-            due_s = upstream.due_s
-            while await exchange.relay(self._channel, feed, until_s=due_s) and upstream.due_s > due_s:
-                due_s = upstream.due_s
+        permit = upstream.permit
+        permit.waiting_for(exchange.channel.wake)
+        due_s = -math.inf
+        try:
+            while permit.interruption is None and (until_s := upstream.due_s) > due_s:
+                due_s = until_s
+                if not await exchange.relay(self._channel, feed, until_s=until_s):
+                    return
+        finally:
+            permit.waiting_for(None)  # the connection may soon be another request's
 
     def _complete(self, head: http1.RequestHead, call: Call, headers: Headers, whole: bool) -> bool:
         """Add what every answer carries; whether the connection can be used again after it."""

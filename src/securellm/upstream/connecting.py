@@ -15,16 +15,28 @@ class DestinationNotAllowed(Exception):
 async def open_connection(host: str, port: int, *, declared_host: bool) -> trio.SocketStream:
     """Connect, under the caller's deadline. Raises DestinationNotAllowed, or OSError of the last address tried."""
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    reasons = {sockaddr[0]: refusal(str(sockaddr[0]), host=host, declared_host=declared_host) for *_, sockaddr in found}
-    allowed = [str(address) for address, reason in reasons.items() if reason is None]
+    places = {sockaddr[0]: (family, sockaddr) for family, *_, sockaddr in found}
+    reasons = {address: refusal(str(address), host=host, declared_host=declared_host) for address in places}
+    allowed = [places[address] for address, reason in reasons.items() if reason is None]
     if not allowed:
         address, reason = next(iter(reasons.items()), ("", "no address"))
         raise DestinationNotAllowed(f"{host} resolves to {address}: {reason}")
     failure: OSError | None = None
-    for address in allowed:
+    for family, sockaddr in allowed:
         try:
-            return await trio.open_tcp_stream(address, port)
+            return await _connect(family, sockaddr)
         except OSError as exc:
             failure = exc
     assert failure is not None
     raise failure
+
+
+async def _connect(family: int, sockaddr: object) -> trio.SocketStream:
+    """As `trio.open_tcp_stream`, which is made for names and costs three times as much."""
+    sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        await sock.connect(sockaddr)
+    except BaseException:
+        sock.close()
+        raise
+    return trio.SocketStream(sock)

@@ -157,10 +157,6 @@ class Upstream:
         self.permit.answered(relayed.data)
         return relayed.data
 
-    def waiting(self) -> trio.CancelScope:
-        """A scope for a lane that waits beside `feed`: it is cancelled when the request is ended from outside."""
-        return self.permit.waiting_under(trio.CancelScope())
-
     def unrecorded(self, error: SecureLLMError) -> bytes:
         """The error event that stands in for the held bytes when their record is not durable."""
         return self._relay.fail(error)
