@@ -22,6 +22,7 @@ from securellm.express.bodies import EncodedBody, LengthBody, UnboundedBody
 pytestmark = pytest.mark.compiled
 
 HELD_BYTES = 256 * 1024  # what the relay may hold of one stream
+HELD_OF_CALLER_BYTES = 16 * 1024
 
 
 @asynccontextmanager
@@ -270,6 +271,31 @@ async def test_a_caller_that_takes_nothing_is_cut():
                 await told.wait()
                 assert 0.1 < trio.current_time() - started_s < 2
                 assert target.closed
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_what_a_caller_sends_waits_in_its_socket(woken: bool):
+    """Until somebody takes it little is read, whoever was woken for it, and the reactor rests; then all of it comes."""
+    sent = bytes(range(256)) * 4000
+    with trio.fail_after(10):
+        async with _reactor() as reactor:
+            caller, far = await _pair()
+            channel = reactor.add(far.socket, caller=True)
+            async with caller, trio.open_nursery() as nursery:
+                nursery.start_soon(caller.send_all, sent)
+                if woken:
+                    await channel.receive_ready()
+                await trio.sleep(0.1)
+                before = reactor.events
+                await trio.sleep(0.2)
+                assert reactor.events - before < 10
+                assert 0 < len(channel.unread) <= HELD_OF_CALLER_BYTES
+                got = b""
+                while len(got) < len(sent):
+                    await channel.receive_ready()
+                    got += channel.take()
+                assert got == sent
+            channel.close()
 
 
 async def test_what_is_written_begins_where_it_is_told():

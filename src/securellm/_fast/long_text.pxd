@@ -72,8 +72,9 @@ cdef extern from *:
             SECURELLM_HEX_LETTER | SECURELLM_LETTER_D | SECURELLM_SHORT_6, SECURELLM_SHORT_7 | SECURELLM_LETTER_U,
             0, 0, 0, 0, 0, 0, 0, 0);
         const __m256i by_lower = SECURELLM_TWICE(
-            SECURELLM_HEX_DIGIT, SECURELLM_HEX, SECURELLM_HEX | SECURELLM_SHORT_2 | SECURELLM_SHORT_6 | SECURELLM_SHORT_7,
-            SECURELLM_HEX, SECURELLM_HEX | SECURELLM_LETTER_D | SECURELLM_SHORT_7, SECURELLM_HEX | SECURELLM_LETTER_U,
+            SECURELLM_HEX_DIGIT, SECURELLM_HEX,
+            SECURELLM_HEX | SECURELLM_SHORT_2 | SECURELLM_SHORT_6 | SECURELLM_SHORT_7, SECURELLM_HEX,
+            SECURELLM_HEX | SECURELLM_LETTER_D | SECURELLM_SHORT_7, SECURELLM_HEX | SECURELLM_LETTER_U,
             SECURELLM_HEX | SECURELLM_SHORT_6, SECURELLM_HEX_DIGIT, SECURELLM_HEX_DIGIT, SECURELLM_HEX_DIGIT,
             0, 0, SECURELLM_SHORT_5, 0, SECURELLM_SHORT_6, SECURELLM_SHORT_2);
         return securellm_classes(block, by_upper, by_lower);
@@ -95,7 +96,7 @@ cdef extern from *:
         return (backslashes & ~carried & even) | (backslashes & carried & ~even);
     }
 
-    /* Of the good escapes whose first digit is D, those that are half of a pair of surrogates without the other half. */
+    /* Of the good escapes whose first digit is D, those that are half of a pair of surrogates and stand alone. */
     SECURELLM_ON_AVX2 uint64_t securellm_unpaired(__m256i low, __m256i high, uint64_t with_d)
     {
         const __m256i by_upper = SECURELLM_TWICE(
@@ -127,7 +128,7 @@ cdef extern from *:
         return (others & ~good) | (with_d ? securellm_unpaired(low, high, with_d) : 0);
     }
 
-    /* Errors of UTF-8 in 32 bytes, as bytes that are not 0. The three others are the same bytes, 1 to 3 places later. */
+    /* Errors of UTF-8 in 32 bytes, as bytes that are not 0. The three others begin 1 to 3 places before it. */
     SECURELLM_ON_AVX2 __m256i securellm_utf8_errors(__m256i block, __m256i before_1, __m256i before_2, __m256i before_3)
     {
         const __m256i by_upper = SECURELLM_TWICE(
@@ -160,7 +161,7 @@ cdef extern from *:
         return _mm256_xor_si256(pairs, _mm256_and_si256(further, _mm256_set1_epi8((char)SECURELLM_CONTINUED)));
     }
 
-    /* Errors of UTF-8 in 64 bytes that begin with a whole character; in `cut` the last one, when it goes beyond them. */
+    /* Errors of UTF-8 in 64 bytes that begin a character; in `cut` the last character, when it goes beyond them. */
     SECURELLM_ON_AVX2 uint64_t securellm_wide_errors(const char *at, __m256i low, __m256i high, uint64_t *cut)
     {
         const __m256i above = _mm256_permute2x128_si256(low, low, 0x08); /* nothing, and the lower half */

@@ -5,8 +5,8 @@ A Trio task that waits for a socket costs some 15 µs a time. Here a socket's ta
 decide; what needs no decision is done on the spot: reading ahead, writing what did not fit, and relaying a stream.
 
 - A `Channel` is one socket. It holds what was read and not yet taken (at most 128 KiB, of a caller 16 and in TLS
-  256), and what was written and did not fit. Everything is done in Trio's thread; nothing here waits but `receive_ready`, `drain` and
-  `relay`, whose cancellation is Trio's.
+  256), and what was written and did not fit. Everything is done in Trio's thread; nothing here waits but
+  `receive_ready`, `drain` and `relay`, whose cancellation is Trio's.
 - Deadlines are kept in a heap and one timerfd. A channel is in the heap once; moving its deadline later costs nothing,
   since the entry is looked at again when its old time has come. Times are Trio's clock, in seconds.
 - In `relay`, what an upstream channel reads goes through `feed` (the gateway's, one call for each read) into chunks of
