@@ -210,6 +210,16 @@ def test_an_intent_is_the_same_line(
 
 
 @pytest.mark.compiled
+@given(headers=HEADERS)
+def test_the_callers_id_is_found_alike(
+    pure: ModuleType, compiled: ModuleType, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """The first x-request-id of several, as `Call.header` says it."""
+    call = Call(Endpoint.CHAT, "/", headers, None, "", RequestId("r"), 0.0)  # type: ignore[arg-type]
+    assert compiled.client_request_id(headers) == pure.client_request_id(headers) == call.header(b"x-request-id")
+
+
+@pytest.mark.compiled
 def test_the_usual_line_needs_no_record(compiled: ModuleType) -> None:
     """With every field set it is written without `make`: no field that a closing record may have is unknown to it."""
     costs_nusd = (157_000, 5)

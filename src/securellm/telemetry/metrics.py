@@ -103,7 +103,6 @@ class Metrics:
         self._counter = functools.cache(self._new_counter)
         self._gauge = functools.cache(self._new_gauge)
         self._histogram = functools.cache(self._new_histogram)
-        self._attempted = functools.cache(self._find_attempted)
         self._places: dict[tuple[Endpoint, Status, str], _Places] = {}
         for family in FAMILIES:  # what has no labels is shown from the start
             if not family.labels and family.kind == "counter":
@@ -128,7 +127,12 @@ class Metrics:
         values[places.durations_sum] += duration_s
         for attempt in settlement.attempts:
             if attempt.skipped is None:
-                self._attempted(attempt.provider).inc()
+                if attempt.provider != provider:
+                    self._counter("securellm_provider_requests", attempt.provider).inc()
+                else:
+                    if not places.attempts:
+                        places.attempts = self._counter("securellm_provider_requests", provider).at
+                    values[places.attempts] += 1.0
                 if attempt.error_code is not None and attempt.error_code != "cancelled":
                     self._counter("securellm_provider_errors", attempt.provider).inc()
         if settlement.cache != "off":
@@ -178,9 +182,6 @@ class Metrics:
         requests = self._counter("securellm_requests", endpoint.value, status.value)
         return _Places(requests.at, self._histogram("securellm_request_duration_seconds", endpoint.value).at)
 
-    def _find_attempted(self, provider: str) -> Counter:
-        return self._counter("securellm_provider_requests", provider)
-
     def _new_counter(self, name: str, *labels: str) -> Counter:
         return Counter(self._cells, self._key(name, "counter", labels))
 
@@ -206,13 +207,13 @@ class Metrics:
 class _Places:
     """Which cells count the requests of one door, outcome and provider; 0: nothing was, and nothing is shown."""
 
-    __slots__ = ("completion", "cost", "durations", "durations_sum", "prompt", "requests")
+    __slots__ = ("attempts", "completion", "cost", "durations", "durations_sum", "prompt", "requests")
 
     def __init__(self, requests: int, durations: int) -> None:
         self.requests = requests
         self.durations = durations  # the first of its buckets
         self.durations_sum = durations + len(DURATION_BUCKETS_S) + 1
-        self.cost = self.prompt = self.completion = 0
+        self.attempts = self.cost = self.prompt = self.completion = 0
 
 
 class _Collector:
