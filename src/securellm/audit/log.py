@@ -26,7 +26,7 @@ from securellm.audit.gap import Gap
 from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import recover
 from securellm.audit.retention import Retention
-from securellm.audit.writer import RETRY_S, TICK_S, Writer
+from securellm.audit.writer import GROUP_S, RETRY_S, TICK_S, Writer
 from securellm.errors import AuditUnavailable
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ class AuditSettings(msgspec.Struct, frozen=True):
     mode: Literal["strict", "relaxed"] = "strict"
     retention_days: int = 90  # UTC days before today; 0 keeps everything
     commit_timeout_s: float = 5.0  # how long a receipt waits for the disk
+    group_commit_s: float = GROUP_S  # how long after one commit the next may begin while many requests are under way
     slot: int = 1
     checkpoint_copy: Path | None = None  # a directory
     max_reserved: int = 10_000  # requests that are open or not yet on disk: as many as there are connections
@@ -295,6 +296,10 @@ class AuditLog:
         """See Listener."""
         self._soon(self._opened.set)
 
+    def under_way(self) -> int:
+        """See Listener."""
+        return self._reserved
+
     def durable(self, entries: list[Receipt]) -> None:
         """See Listener."""
         if entries:
@@ -429,6 +434,7 @@ async def open_audit_log(
         retention=Retention(settings.directory, settings.slot, settings.retention_days, disk),
         copies=copies,
         now_us=now_us,
+        group_s=min(settings.group_commit_s, settings.commit_timeout_s / 4),  # the rest is the disk's
         tick_s=tick_s,
         retry_s=retry_s,
     )
