@@ -6,8 +6,8 @@ ever waits for a disk. A commit costs as much as ten records, so a few records w
 
 Where many requests are under way and come one by one, commits keep a distance (`group_s`, from the beginning of one to
 that of the next): whoever comes in it shares the next. A batch that has one in `SHARE` of those under way goes at once:
-the few, and callers who ask again as soon as they have their answers, wait for nothing. Neither does a record that is the
-first for so long. Nobody rings for those who wait, and the thread wakes once for all of them.
+the few, and callers who ask again as soon as they have their answers, wait for nothing. Neither does a record that is
+the first for so long. Nobody rings for those who wait, and the thread wakes once for all of them.
 
 What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are written again, at the same
 place, until they are on disk. After a failed fsync nothing is known of what came before it in the page cache (a later
