@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from rig.audit_log import (
     Clock,
@@ -95,6 +96,19 @@ async def test_the_chain_goes_on_over_starts(tmp_path: Path) -> None:
     records = read_chain(tmp_path)
     assert records[0]["seq"] == 1
     assert actions(records) == ["writer_started", "writer_stopped"] * 3
+
+
+async def test_a_closed_log_holds_nothing_open(tmp_path: Path) -> None:
+    """However often it is opened: descriptors would run out in a process that lives long."""
+
+    async def open_once() -> int:
+        async with open_audit_log(settings(tmp_path), now_us=Clock()) as log:
+            await _request(log, "r")
+        await trio.testing.wait_all_tasks_blocked()
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with trio.fail_after(10):
+        assert await open_once() == await open_once() == await open_once()
 
 
 async def test_records_are_in_the_order_in_which_they_were_appended(tmp_path: Path) -> None:

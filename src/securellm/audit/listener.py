@@ -23,6 +23,9 @@ class Listener(Protocol[Entry]):
     def recovered(self) -> None:
         """The slot has been taken over; commits begin."""
 
+    def under_way(self) -> int:
+        """How many requests have records to come, or not yet on disk; asked after every commit."""
+
     def durable(self, entries: list[Entry]) -> None:
         """These are on disk."""
 

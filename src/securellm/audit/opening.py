@@ -22,6 +22,7 @@ async def open_audit(config: Config, slot: int = 1) -> AsyncIterator[AuditLog | 
         mode="relaxed" if config.audit.mode == "relaxed" else "strict",
         retention_days=config.audit.retention_days,
         commit_timeout_s=config.audit.commit_timeout_s,
+        group_commit_s=config.audit.group_commit_ms / 1000,
         slot=slot,
         checkpoint_copy=config.audit.checkpoint_copy,
         longest_request_s=config.timeouts.total_s,

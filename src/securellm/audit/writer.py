@@ -4,6 +4,11 @@ One commit is one write and one fdatasync for all records that came in while the
 ever waits for a disk. A commit costs as much as ten records, so a few records wait for the end of the event loop's turn
 (`flush`), or for `GATHERED` of them: those whom one commit lets go have their next records in one commit again.
 
+Where many requests are under way and come one by one, commits keep a distance (`group_s`, from the beginning of one to
+that of the next): whoever comes in it shares the next. A batch that has one in `SHARE` of those under way goes at once:
+the few, and callers who ask again as soon as they have their answers, wait for nothing. Neither does a record that is
+the first for so long. Nobody rings for those who wait, and the thread wakes once for all of them.
+
 What a commit puts into the chain stays as it is: when the disk refuses, the same bytes are written again, at the same
 place, until they are on disk. After a failed fsync nothing is known of what came before it in the page cache (a later
 fsync would not say), so the file is opened anew and the commit is written again from the last byte that was known to be
@@ -38,6 +43,8 @@ TICK_S = 1.0  # how late a rotation, a checkpoint or a folded line may be
 MAX_BATCH_RECORDS = 2_000  # a longer queue is several commits, so that the first in it do not wait for the last
 GATHERED = 32
 GATHER_S = 0.005  # how long fewer may wait, for an event loop that does not come to an end of its turn
+GROUP_S = 0.005
+SHARE = 8  # a smaller part of those under way waits: with more of them, callers who ask again at once would be held up
 MAX_BATCH_BYTES = 1024 * 1024  # recovery cuts no more than a few of these
 COPIES_END_S = 1.0  # for the last checkpoint to reach its second place
 REMOVALS_A_TICK = 100  # files that retention deletes between two commits
@@ -68,6 +75,7 @@ class Writer(Generic[Entry]):
         retention: Retention,
         copies: Copies | None,
         now_us: Callable[[], int],
+        group_s: float = GROUP_S,
         tick_s: float = TICK_S,
         retry_s: float = RETRY_S,
     ) -> None:
@@ -88,6 +96,7 @@ class Writer(Generic[Entry]):
         self._retention = retention
         self._copies = copies
         self._now_us = now_us
+        self._group_s = group_s
         self._tick_s = tick_s
         self._retry_s = retry_s
 
@@ -95,6 +104,9 @@ class Writer(Generic[Entry]):
         self._bell = threading.Lock()  # the thread waits to get it; released once for each ring
         self._bell.acquire()
         self._idle = False
+        self._wanted = 1  # so many are worth a commit at the end of a turn
+        self._turn_ended = False  # the event loop's, with entries in the queue, since the last commit was told
+        self._began_s = 0.0  # when the last commit began
         self._told = 0  # how many the last commit was for
         self._stop_s: float | None = None  # when to give up, on the monotonic clock; None while it runs
         self._next_tick_s = 0.0
@@ -137,9 +149,11 @@ class Writer(Generic[Entry]):
             self._ring()
 
     def flush(self) -> None:
-        """Begin with what is queued: nothing more is about to come."""
-        if self._idle and self._queue:
-            self._ring()
+        """Begin with what is queued, unless it is to wait for others: nothing more comes in this turn of the loop."""
+        if self._queue:
+            self._turn_ended = True
+            if self._idle and len(self._queue) >= self._wanted:
+                self._ring()
 
     def stop(self, within_s: float) -> None:
         """Write what is queued, close the chain with a checkpoint, end; what a disk refuses for so long is lost."""
@@ -184,6 +198,7 @@ class Writer(Generic[Entry]):
                     self._began = True
                     self._sign(now_us, "start")
                 self._told = len(batch)
+                self._turn_ended = False
                 self._listener.durable(batch)
                 if not stopping:
                     break
@@ -196,8 +211,9 @@ class Writer(Generic[Entry]):
     def _await_work(self) -> bool:
         """Wait for entries, for the next tick or for the end; whether it is the end."""
         if not self._own:
+            self._keep_distance()
             # Those who were just told are likely to come back: their next records make one commit with what is here.
-            enough = 1 if self._told < GATHERED // 4 else GATHERED
+            enough = 1 if self._told < GATHERED // 4 or self._turn_ended else GATHERED
             self._idle = True  # whoever queues enough from now on rings; what was queued before is seen here
             queued = len(self._queue)
             if queued < enough and self._stop_s is None:
@@ -205,6 +221,19 @@ class Writer(Generic[Entry]):
                 self._bell.acquire(timeout=max(0.0, wait_s))
             self._idle = False
         return self._stop_s is not None
+
+    def _keep_distance(self) -> None:
+        """Let others join while many are under way, until the next commit may begin."""
+        wait_s = self._began_s + self._group_s - time.monotonic()
+        wanted = min(GATHERED, self._listener.under_way() // SHARE)
+        if wait_s <= 0 or wanted <= 1:
+            return
+        self._wanted = wanted
+        self._idle = True
+        if len(self._queue) < wanted and self._stop_s is None:
+            self._bell.acquire(timeout=wait_s)
+        self._idle = False
+        self._wanted = 1
 
     def _persist(self, step: Callable[[], None]) -> bool:
         """Do it, again and again while the disk refuses; False when that lasted beyond the end."""
@@ -292,7 +321,7 @@ class Writer(Generic[Entry]):
     def _commit(self, data: bytes) -> None:
         """Have these bytes on disk behind what is there. Raises OSError; then nothing is known of them."""
         assert self._day is not None
-        began_s = time.monotonic()
+        began_s = self._began_s = time.monotonic()
         if self._file is None:
             self._file = self._disk.open(self._day.path)
         if self._dirty:

@@ -24,6 +24,7 @@ FIXED: tuple[tuple[str, ...], ...] = (
     ("audit", "log_path"),
     ("audit", "retention_days"),
     ("audit", "commit_timeout_s"),
+    ("audit", "group_commit_ms"),
     ("audit", "checkpoint_copy"),
     ("audit", "signing_key"),
     ("security", "pepper"),

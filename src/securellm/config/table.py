@@ -518,6 +518,14 @@ SETTINGS: tuple[Setting, ...] = (
             unit="s",
             least=0.01,
         ),
+        _row(
+            "group_commit_ms",
+            Kind.INT,
+            "How long a record may wait for others to share its write to the disk, while many requests are under way.",
+            unit="ms",
+            least=0,
+            most=1_000,
+        ),
         _row("checkpoint_copy", Kind.PATH, "A second directory that every signed checkpoint is written to."),
         _row(
             "signing_key",

@@ -245,6 +245,7 @@ class Audit(msgspec.Struct, frozen=True):
     log_path: Path | None = None
     retention_days: int = 90
     commit_timeout_s: float = 5.0
+    group_commit_ms: int = 5
     content: AuditContent = AuditContent()
     checkpoint_copy: Path | None = None
     signing_key: Secret | None = None
