@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 from trio.testing import MockClock
 
 from rig.gateway import make_config
@@ -103,7 +104,7 @@ async def test_auto_follows_the_health_of_its_targets(world: World) -> None:
     """A target of `auto` whose breaker opens is passed over by the next request."""
     assert world.ids("auto") == ["one/m", "two/m"]
     origin = world.serving.origins.of(world.serving.providers["one"])
-    while not isinstance(leave := origin.ask_leave(), Refused):
+    while not isinstance(leave := origin.ask_leave(trio.current_time()), Refused):
         leave.failed("connect_failed")
     assert world.ids("auto") == ["two/m"]
     assert len(world.planner) == 0

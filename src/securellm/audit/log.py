@@ -28,7 +28,7 @@ from securellm.audit.record import Record, timestamp
 from securellm.audit.recovery import recover
 from securellm.audit.retention import Retention
 from securellm.audit.waiting import AWAKE, Place
-from securellm.audit.writer import GROUP_S, RETRY_S, TICK_S, Writer
+from securellm.audit.writer import RETRY_S, TICK_S, Writer
 from securellm.errors import AuditUnavailable
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class AuditSettings(msgspec.Struct, frozen=True):
     mode: Literal["strict", "relaxed"] = "strict"
     retention_days: int = 90  # UTC days before today; 0 keeps everything
     commit_timeout_s: float = 5.0  # how long a receipt waits for the disk
-    group_commit_s: float = GROUP_S  # how long after one commit the next may begin while many requests are under way
+    group_commit_s: float = 0.0  # how long after one commit the next may begin while many requests are under way
     slot: int = 1
     checkpoint_copy: Path | None = None  # a directory
     max_reserved: int = 10_000  # requests that are open or not yet on disk: as many as there are connections

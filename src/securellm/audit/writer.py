@@ -43,7 +43,6 @@ TICK_S = 1.0  # how late a rotation, a checkpoint or a folded line may be
 MAX_BATCH_RECORDS = 2_000  # a longer queue is several commits, so that the first in it do not wait for the last
 GATHERED = 32
 GATHER_S = 0.005  # how long fewer may wait, for an event loop that does not come to an end of its turn
-GROUP_S = 0.005
 SHARE = 8  # a smaller part of those under way waits: with more of them, callers who ask again at once would be held up
 MAX_BATCH_BYTES = 1024 * 1024  # recovery cuts no more than a few of these
 COPIES_END_S = 1.0  # for the last checkpoint to reach its second place
@@ -75,7 +74,7 @@ class Writer(Generic[Entry]):
         retention: Retention,
         copies: Copies | None,
         now_us: Callable[[], int],
-        group_s: float = GROUP_S,
+        group_s: float = 0.0,
         tick_s: float = TICK_S,
         retry_s: float = RETRY_S,
     ) -> None:

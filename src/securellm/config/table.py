@@ -521,7 +521,7 @@ SETTINGS: tuple[Setting, ...] = (
         _row(
             "group_commit_ms",
             Kind.INT,
-            "How long a record may wait for others to share its write to the disk, while many requests are under way.",
+            "How long records may wait to share a write to the disk while many requests are under way; 0: not at all.",
             unit="ms",
             least=0,
             most=1_000,
