@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 
 from rig.gateway import make_config
 from securellm.accounts.bounds import NO_OWN_RATES
@@ -61,7 +62,7 @@ async def test_auto_follows_the_health_of_its_targets(tmp_path: Path) -> None:
     serving, who = open_serving(tmp_path), caller()
     assert ids(serving, who, "auto") == ["one/m", "two/m"]
     origin = serving.origins.of(serving.providers["one"])
-    while not isinstance(leave := origin.ask_leave(), Refused):
+    while not isinstance(leave := origin.ask_leave(trio.current_time()), Refused):
         leave.failed("connect_failed")
     assert ids(serving, who, "auto") == ["two/m"]
     assert candidates_of(serving, who, Endpoint.CHAT, "auto", None).passed_over[0].reason == "circuit_open"

@@ -100,6 +100,19 @@ async def test_all_there_are_wait_for_nobody(tmp_path: Path) -> None:
     assert len(closings(read_chain(tmp_path))) == 3 * 64
 
 
+async def test_who_leaves_is_not_waited_for(tmp_path: Path) -> None:
+    """Those under way are counted anew at the end of a turn: where few are left, what is queued goes."""
+    with trio.fail_after(10):
+        async with open_audit_log(_bounds(tmp_path, LONG_S), now_us=Clock(), tick_s=LONG_S) as log:
+            reservations = await _begin(log)
+            receipts = [reservation.append(intent(f"r{number}")) for number, reservation in enumerate(reservations[:3])]
+            await trio.sleep(0.1)
+            assert not receipts[-1].done
+            for reservation in reservations[3:]:
+                reservation.close()
+            await receipts[-1].durable()
+
+
 async def test_nobody_waits_longer_than_the_distance(tmp_path: Path) -> None:
     """For others who do not come: neither alone, nor behind a large commit."""
     with trio.fail_after(10):

@@ -103,7 +103,7 @@ class Writer(Generic[Entry]):
         self._bell = threading.Lock()  # the thread waits to get it; released once for each ring
         self._bell.acquire()
         self._idle = False
-        self._wanted = 1  # so many are worth a commit at the end of a turn
+        self._keeps_distance = False  # waits for others to share the next commit
         self._turn_ended = False  # the event loop's, with entries in the queue, since the last commit was told
         self._began_s = 0.0  # when the last commit began
         self._told = 0  # how many the last commit was for
@@ -151,7 +151,7 @@ class Writer(Generic[Entry]):
         """Begin with what is queued, unless it is to wait for others: nothing more comes in this turn of the loop."""
         if self._queue:
             self._turn_ended = True
-            if self._idle and len(self._queue) >= self._wanted:
+            if self._idle and (not self._keeps_distance or len(self._queue) >= self._share()):
                 self._ring()
 
     def stop(self, within_s: float) -> None:
@@ -224,15 +224,18 @@ class Writer(Generic[Entry]):
     def _keep_distance(self) -> None:
         """Let others join while many are under way, until the next commit may begin."""
         wait_s = self._began_s + self._group_s - time.monotonic()
-        wanted = min(GATHERED, self._listener.under_way() // SHARE)
-        if wait_s <= 0 or wanted <= 1:
+        if wait_s <= 0:
             return
-        self._wanted = wanted
-        self._idle = True
-        if len(self._queue) < wanted and self._stop_s is None:
+        # In this order: who leaves from now on is seen by the `flush` of that turn, who left before is not counted.
+        self._keeps_distance = self._idle = True
+        if len(self._queue) < self._share() and self._stop_s is None:
             self._bell.acquire(timeout=wait_s)
-        self._idle = False
-        self._wanted = 1
+        self._keeps_distance = self._idle = False
+
+    def _share(self) -> int:
+        """How many of those under way make a commit that waits for no others; 0 where they are few."""
+        share = min(GATHERED, self._listener.under_way() // SHARE)
+        return share if share > 1 else 0
 
     def _persist(self, step: Callable[[], None]) -> bool:
         """Do it, again and again while the disk refuses; False when that lasted beyond the end."""
